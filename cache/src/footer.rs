@@ -1,0 +1,428 @@
+//! Footers: what a file says about itself, parsed once a generation.
+//!
+//! A footer is read through the page tier (one run of the file's last 64 KiB, a second where it is longer), checked
+//! against the limits, parsed on the CPU pool, and kept, weighed by its memory. The cache is keyed by file identity,
+//! which includes the generation, so an entry is never out of date; readers that miss together parse once.
+//!
+//! Why all of a footer and not the columns asked for: planning needs every row group anyway, and a later read of other
+//! columns would fetch it again. Why no page index here: nothing that prunes rows within a row group exists yet.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, UInt64Array, new_null_array};
+use arrow::compute::{CastOptions, cast_with_options};
+use arrow::datatypes::{DataType, SchemaRef};
+use bytes::Bytes;
+use moka::future::Cache as MokaCache;
+use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use parquet::basic::Type as PhysicalType;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::statistics::Statistics;
+
+use crate::dialect::{Dialect, leaves_of};
+use crate::error::ReadError;
+use crate::key::FileId;
+use crate::limits::ReadLimits;
+use crate::page::{OpenFile, PageTier};
+use crate::pool::CpuPool;
+use crate::thrift::{Refused, check_footer};
+
+/// What is known about a file without reading its data.
+#[derive(Debug)]
+pub struct Footer {
+    /// The file's schema, as pyarrow would read it.
+    pub schema: SchemaRef,
+    /// Rows in the file.
+    pub rows: u64,
+    /// Its row groups, in file order.
+    pub row_groups: Vec<RowGroupInfo>,
+    pub(crate) metadata: Arc<ParquetMetaData>,
+    pub(crate) dialect: Dialect,
+    /// Bytes of memory that the footer takes, about.
+    weight_bytes: u64,
+}
+
+/// One row group, as the footer describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowGroupInfo {
+    /// Rows in it.
+    pub rows: u64,
+    /// Bytes of its column chunks in the file.
+    pub compressed_bytes: u64,
+    /// Bytes that each root column takes once decoded: exact for fixed widths, by size statistics for strings that have
+    /// them, else the uncompressed size.
+    pub decoded_bytes: Vec<u64>,
+    /// The same for each leaf column.
+    pub(crate) leaf_bytes: Vec<u64>,
+}
+
+/// Bounds of one column, one value a row group, for pruning.
+#[derive(Debug, Clone)]
+pub struct ColumnStatistics {
+    /// No value of the row group is less; null where that is not known.
+    pub min: ArrayRef,
+    /// No value of the row group is greater; null where that is not known.
+    pub max: ArrayRef,
+    /// How many values are null; null where that is not known.
+    pub null_count: UInt64Array,
+}
+
+impl Footer {
+    /// Parses a footer's Thrift bytes, which end before the file's last eight.
+    pub(crate) fn parse(bytes: &[u8], at: FileAt<'_>, limits: &ReadLimits) -> Result<Self, ReadError> {
+        check_footer(bytes, limits).map_err(|refused| at.refused(refused))?;
+        let metadata = ParquetMetaDataReader::decode_metadata(bytes).map_err(|error| at.corrupt(error.to_string()))?;
+        check_metadata(&metadata, at)?;
+        let dialect = Dialect::new(metadata.file_metadata()).map_err(|error| at.corrupt(error.to_string()))?;
+        let row_groups: Vec<_> = metadata
+            .row_groups()
+            .iter()
+            .map(|group| describe(group, dialect.schema.as_ref()))
+            .collect();
+        let weight =
+            metadata.memory_size() + FOOTER_OVERHEAD_BYTES + row_groups.len() * 16 * dialect.schema.fields().len();
+        Ok(Self {
+            schema: Arc::clone(&dialect.schema),
+            rows: row_groups.iter().map(|group| group.rows).sum(),
+            row_groups,
+            metadata: Arc::new(metadata),
+            dialect,
+            weight_bytes: u64::try_from(weight).unwrap_or(u64::MAX),
+        })
+    }
+
+    /// Bounds of a top-level column for each row group, as values of `as_type`.
+    ///
+    /// None where the column is nested or unknown, or its bounds cannot be had in that type. Columns of floats have no
+    /// bounds: Parquet's leave NaN out, and a filter that NaN satisfies must not be pruned by them.
+    pub fn statistics(&self, column: &str, as_type: &DataType) -> Option<ColumnStatistics> {
+        let (root, field) = self.schema.column_with_name(column)?;
+        if field.data_type().is_nested() {
+            return None;
+        }
+        let leaf = self.schema.fields()[..root]
+            .iter()
+            .map(|field| leaves_of(field.data_type()))
+            .sum();
+        let groups = self.metadata.row_groups();
+        let plain = plain_type(field.data_type());
+        let bounds_field = field.clone().with_data_type(plain);
+        let descriptor = self.metadata.file_metadata().schema_descr();
+        let converter = StatisticsConverter::from_column_index(leaf, &bounds_field, descriptor).ok()?;
+        let null_count = converter
+            .with_missing_null_counts_as_zero(false)
+            .row_group_null_counts(groups)
+            .ok()?;
+        let converter = StatisticsConverter::from_column_index(leaf, &bounds_field, descriptor).ok()?;
+        let bounded = groups.iter().all(|group| bounds_hold(group.column(leaf)));
+        let unknown = || Some(new_null_array(as_type, groups.len()));
+        let (min, max) = if bounded {
+            let exact = CastOptions {
+                safe: false,
+                ..CastOptions::default()
+            };
+            let as_asked = |bounds: ArrayRef| cast_with_options(&bounds, as_type, &exact).ok();
+            (
+                as_asked(converter.row_group_mins(groups).ok()?)?,
+                as_asked(converter.row_group_maxes(groups).ok()?)?,
+            )
+        } else {
+            (unknown()?, unknown()?)
+        };
+        Some(ColumnStatistics { min, max, null_count })
+    }
+}
+
+/// The footers of files that were read lately.
+#[derive(Debug)]
+pub(crate) struct FooterCache {
+    footers: MokaCache<FileId, Arc<Footer>>,
+    limits: ReadLimits,
+}
+
+impl FooterCache {
+    /// Keeps footers of up to `capacity_bytes` of memory.
+    pub(crate) fn new(capacity_bytes: u64, limits: ReadLimits) -> Self {
+        let weigh = |_: &FileId, footer: &Arc<Footer>| u32::try_from(footer.weight_bytes).unwrap_or(u32::MAX);
+        Self {
+            footers: MokaCache::builder().max_capacity(capacity_bytes).weigher(weigh).build(),
+            limits,
+        }
+    }
+
+    /// The footer of this generation of a file; those who ask while it is being read wait for the one read.
+    pub(crate) async fn get(
+        &self,
+        file: &OpenFile,
+        pages: &PageTier,
+        pool: &CpuPool,
+    ) -> Result<Arc<Footer>, ReadError> {
+        let id = file.key.id();
+        let footer = self.footers.try_get_with(id, async {
+            let bytes = read_footer(file, pages, &self.limits).await?;
+            let (limits, path, size) = (self.limits.clone(), namespace_path(file), file.key.size);
+            let parse = move || Footer::parse(&bytes, FileAt { path: &path, size }, &limits);
+            pool.run(parse)
+                .await
+                .unwrap_or_else(|panic| {
+                    Err(ReadError::corrupt(
+                        &namespace_path(file),
+                        None,
+                        format!("the footer breaks the parser, which {panic}"),
+                    ))
+                })
+                .map(Arc::new)
+        });
+        footer.await.map_err(|error: Arc<ReadError>| error.as_ref().clone())
+    }
+
+    /// The footer of this generation of a file, where it is kept.
+    pub(crate) async fn held(&self, file: &OpenFile) -> Option<Arc<Footer>> {
+        self.footers.get(&file.key.id()).await
+    }
+
+    /// Bytes that the kept footers take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.footers.weighted_size()
+    }
+}
+
+/// A file's name and length, for errors and bounds.
+#[derive(Clone, Copy)]
+pub(crate) struct FileAt<'a> {
+    pub(crate) path: &'a str,
+    pub(crate) size: u64,
+}
+
+impl FileAt<'_> {
+    fn corrupt(self, reason: impl Into<String>) -> ReadError {
+        ReadError::corrupt(self.path, None, reason)
+    }
+
+    fn refused(self, refused: Refused) -> ReadError {
+        match refused {
+            Refused::Malformed(reason) => self.corrupt(format!("the footer cannot be read: {reason}")),
+            Refused::Over { what, value, limit } => ReadError::LimitExceeded {
+                path: self.path.to_owned(),
+                row_group: None,
+                what,
+                value,
+                limit,
+            },
+        }
+    }
+}
+
+/// Where a file is in the namespace: its mount, then its path below it.
+pub(crate) fn namespace_path(file: &OpenFile) -> String {
+    format!("{}/{}", file.ufs.mount().trim_end_matches('/'), file.path)
+}
+
+/// Bytes of the first read from a file's end; most footers are shorter.
+const FOOTER_HINT_BYTES: u64 = 64 << 10;
+/// Length of the footer's length and the magic at the very end.
+const TAIL_BYTES: u64 = 8;
+/// Shortest file that can be Parquet: both magics and a length.
+const SHORTEST_FILE_BYTES: u64 = 12;
+/// Memory of a footer besides the metadata itself: schema, dialect, cache entry.
+const FOOTER_OVERHEAD_BYTES: usize = 4096;
+
+async fn read_footer(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> Result<Bytes, ReadError> {
+    let path = namespace_path(file);
+    let size = file.key.size;
+    let at = FileAt { path: &path, size };
+    if size < SHORTEST_FILE_BYTES {
+        return Err(at.corrupt(format!("not a Parquet file: it has {size} bytes")));
+    }
+    let start = size - size.min(FOOTER_HINT_BYTES);
+    let tail = read_one(file, pages, start..size).await?;
+    let length = footer_length(&tail, at)?;
+    if length > limits.footer_bytes {
+        let what = "length of the footer in bytes";
+        return Err(at.refused(Refused::Over {
+            what,
+            value: length,
+            limit: limits.footer_bytes,
+        }));
+    }
+    let Some(from) = (size - TAIL_BYTES).checked_sub(length).filter(|from| *from >= 4) else {
+        return Err(at.corrupt(format!(
+            "the footer's length of {length} bytes is more than the file has"
+        )));
+    };
+    if from >= start {
+        let (from, to) = (from - start, size - TAIL_BYTES - start);
+        return Ok(tail.slice(to_usize(from)?..to_usize(to)?));
+    }
+    read_one(file, pages, from..size - TAIL_BYTES).await
+}
+
+fn footer_length(tail: &Bytes, at: FileAt<'_>) -> Result<u64, ReadError> {
+    let Some((_, end)) = tail.split_last_chunk::<8>() else {
+        return Err(at.corrupt("the end of the file could not be read"));
+    };
+    let [a, b, c, d, magic @ ..] = *end;
+    match &magic {
+        b"PAR1" => Ok(u64::from(u32::from_le_bytes([a, b, c, d]))),
+        b"PARE" => Err(at.corrupt("the footer is encrypted, which is not supported")),
+        _ => Err(at.corrupt("not a Parquet file: it does not end in PAR1")),
+    }
+}
+
+async fn read_one(file: &OpenFile, pages: &PageTier, range: std::ops::Range<u64>) -> Result<Bytes, ReadError> {
+    let (bytes, _) = pages.read(file, std::slice::from_ref(&range)).await?;
+    bytes
+        .into_iter()
+        .next()
+        .ok_or_else(|| ReadError::internal("the page tier gave nothing for a range"))
+}
+
+pub(crate) fn to_usize(value: u64) -> Result<usize, ReadError> {
+    usize::try_from(value).map_err(|_| ReadError::internal("a length does not fit this machine"))
+}
+
+/// What decoding relies on later, checked once.
+fn check_metadata(metadata: &ParquetMetaData, at: FileAt<'_>) -> Result<(), ReadError> {
+    let mut rows = 0_i64;
+    for (index, group) in metadata.row_groups().iter().enumerate() {
+        let fault = |reason: String| ReadError::corrupt(at.path, u32::try_from(index).ok(), reason);
+        if group.num_rows() < 0 {
+            return Err(fault(format!("it claims {} rows", group.num_rows())));
+        }
+        rows = rows.saturating_add(group.num_rows());
+        for column in group.columns() {
+            check_column(column, at.size)
+                .map_err(|reason| fault(format!("column {}: {reason}", column.column_path())))?;
+        }
+    }
+    if rows != metadata.file_metadata().num_rows() {
+        let claimed = metadata.file_metadata().num_rows();
+        return Err(at.corrupt(format!("the footer claims {claimed} rows, its row groups {rows}")));
+    }
+    Ok(())
+}
+
+fn check_column(column: &ColumnChunkMetaData, file_size: u64) -> Result<(), String> {
+    if let Some(elsewhere) = column.file_path() {
+        return Err(format!(
+            "its data is in another file ({elsewhere:?}), which is not supported"
+        ));
+    }
+    let (start, length) = chunk_range(column).ok_or("negative offset or length")?;
+    let end = start.checked_add(length).ok_or("its end is out of range")?;
+    if end > file_size {
+        return Err(format!("its data ends at byte {end} of a file of {file_size}"));
+    }
+    if column.num_values() < 0 || column.uncompressed_size() < 0 {
+        return Err("negative number of values or uncompressed size".to_owned());
+    }
+    Ok(())
+}
+
+/// First byte and length of a column chunk.
+///
+/// A dictionary offset of zero means none: old writers of C++ put it there for columns without dictionary.
+pub(crate) fn chunk_range(column: &ColumnChunkMetaData) -> Option<(u64, u64)> {
+    let data = column.data_page_offset();
+    let start = column
+        .dictionary_page_offset()
+        .filter(|at| *at > 0 && *at < data)
+        .unwrap_or(data);
+    Some((
+        u64::try_from(start).ok()?,
+        u64::try_from(column.compressed_size()).ok()?,
+    ))
+}
+
+fn describe(group: &RowGroupMetaData, schema: &arrow::datatypes::Schema) -> RowGroupInfo {
+    let mut leaf_bytes = Vec::with_capacity(group.num_columns());
+    let mut decoded_bytes = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let first = leaf_bytes.len();
+        describe_leaves(field.data_type(), group, &mut leaf_bytes);
+        decoded_bytes.push(leaf_bytes[first..].iter().sum());
+    }
+    let compressed = group
+        .columns()
+        .iter()
+        .map(|column| u64::try_from(column.compressed_size()).unwrap_or(0));
+    RowGroupInfo {
+        rows: u64::try_from(group.num_rows()).unwrap_or(0),
+        compressed_bytes: compressed.sum(),
+        decoded_bytes,
+        leaf_bytes,
+    }
+}
+
+fn describe_leaves(data_type: &DataType, group: &RowGroupMetaData, out: &mut Vec<u64>) {
+    match data_type {
+        DataType::Struct(fields) => fields
+            .iter()
+            .for_each(|field| describe_leaves(field.data_type(), group, out)),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::Map(item, _) => describe_leaves(item.data_type(), group, out),
+        leaf => out.push(
+            group
+                .columns()
+                .get(out.len())
+                .map_or(0, |column| decoded_size(leaf, column)),
+        ),
+    }
+}
+
+fn decoded_size(data_type: &DataType, column: &ColumnChunkMetaData) -> u64 {
+    let values = u64::try_from(column.num_values()).unwrap_or(0);
+    let text = || {
+        let known = column
+            .unencoded_byte_array_data_bytes()
+            .unwrap_or_else(|| column.uncompressed_size());
+        u64::try_from(known).unwrap_or(0)
+    };
+    let width = |bytes: usize| values.saturating_mul(u64::try_from(bytes).unwrap_or(0));
+    match data_type {
+        DataType::Null => 0,
+        DataType::Boolean => values.div_ceil(8),
+        DataType::FixedSizeBinary(size) => values.saturating_mul(u64::from(size.unsigned_abs())),
+        DataType::Utf8View | DataType::BinaryView => text().saturating_add(width(16)),
+        DataType::LargeUtf8 | DataType::LargeBinary => text().saturating_add(width(8)),
+        DataType::Dictionary(keys, _) => {
+            let stored = u64::try_from(column.uncompressed_size()).unwrap_or(0);
+            stored.saturating_add(width(keys.primitive_width().unwrap_or(4)))
+        }
+        fixed => fixed
+            .primitive_width()
+            .map_or_else(|| text().saturating_add(width(4)), width),
+    }
+}
+
+/// Statistics speak of values, not of how a column is laid out.
+fn plain_type(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => values.as_ref().clone(),
+        other => other.clone(),
+    }
+}
+
+/// Whether a column chunk's minimum and maximum mean what a filter takes them to mean.
+fn bounds_hold(column: &ColumnChunkMetaData) -> bool {
+    let physical = column.column_type();
+    if matches!(
+        physical,
+        PhysicalType::FLOAT | PhysicalType::DOUBLE | PhysicalType::INT96
+    ) {
+        return false;
+    }
+    let half = matches!(
+        column.column_descr().logical_type_ref(),
+        Some(parquet::basic::LogicalType::Float16)
+    );
+    let signed = column.column_descr().sort_order() == parquet::basic::SortOrder::SIGNED;
+    let undefined = column.column_descr().sort_order() == parquet::basic::SortOrder::UNDEFINED;
+    // The first format had one kind of bounds, compared as signed bytes whatever the column held.
+    let old = column.statistics().is_some_and(Statistics::is_min_max_deprecated);
+    !half && !undefined && (signed || !old)
+}

@@ -1,0 +1,83 @@
+//! Which pages a read needs, and how missing pages become few requests. Arithmetic only.
+
+use std::ops::Range;
+
+use super::PageConfig;
+use crate::key::PageIndex;
+
+/// The pages that hold the ranges, each once, in order. Empty ranges need none.
+pub(super) fn pages_of(ranges: &[Range<u64>], page_size: u64) -> Vec<PageIndex> {
+    let spans = ranges
+        .iter()
+        .filter(|r| !r.is_empty())
+        .map(|r| r.start / page_size..r.end.div_ceil(page_size));
+    let mut pages: Vec<_> = spans.flatten().map(PageIndex).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+}
+
+/// Joins missing pages (sorted, each once) into runs: across gaps of at most `max_gap_bytes`, since a request costs more
+/// than the bytes between; and up to `max_run_bytes`, so that one read is several requests in parallel.
+pub(super) fn coalesce(missing: &[PageIndex], config: &PageConfig) -> Vec<Range<PageIndex>> {
+    let max_gap = config.max_gap_bytes / config.page_size_bytes;
+    let max_run = (config.max_run_bytes / config.page_size_bytes).max(1);
+    let mut runs: Vec<Range<PageIndex>> = Vec::new();
+    for &PageIndex(page) in missing {
+        match runs.last_mut() {
+            Some(run) if page - run.end.0 <= max_gap && page + 1 - run.start.0 <= max_run => {
+                run.end = PageIndex(page + 1)
+            }
+            _ => runs.push(PageIndex(page)..PageIndex(page + 1)),
+        }
+    }
+    runs
+}
+
+/// The bytes of a run of pages in a file; the last page of a file is as long as is left.
+pub(super) fn bytes_of(run: &Range<PageIndex>, page_size: u64, file_size: u64) -> Range<u64> {
+    let at = |PageIndex(page): PageIndex| page.saturating_mul(page_size).min(file_size);
+    at(run.start)..at(run.end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> PageConfig {
+        PageConfig {
+            page_size_bytes: 10,
+            max_gap_bytes: 20,
+            max_run_bytes: 80,
+            ..PageConfig::default()
+        }
+    }
+
+    fn runs(missing: &[u64]) -> Vec<(u64, u64)> {
+        let missing: Vec<_> = missing.iter().copied().map(PageIndex).collect();
+        coalesce(&missing, &config())
+            .iter()
+            .map(|run| (run.start.0, run.end.0))
+            .collect()
+    }
+
+    #[test]
+    fn pages_of_ranges_are_sorted_and_unique() {
+        let pages = pages_of(&[25..31, 0..1, 5..5, 29..30, 40..50], 10);
+        assert_eq!(pages, [0, 2, 3, 4].map(PageIndex));
+    }
+
+    #[test]
+    fn small_gaps_are_bridged_and_long_runs_are_cut() {
+        assert_eq!(runs(&[]), []);
+        assert_eq!(runs(&[3]), [(3, 4)]);
+        assert_eq!(runs(&[0, 3]), [(0, 4)]);
+        assert_eq!(runs(&[0, 4]), [(0, 1), (4, 5)]);
+        assert_eq!(runs(&(0..20).collect::<Vec<_>>()), [(0, 8), (8, 16), (16, 20)]);
+    }
+
+    #[test]
+    fn the_last_page_is_as_long_as_the_file() {
+        assert_eq!(bytes_of(&(PageIndex(1)..PageIndex(3)), 10, 25), 10..25);
+    }
+}

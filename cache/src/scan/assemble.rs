@@ -1,0 +1,274 @@
+//! Puts the batches of one row group together, stride by stride.
+//!
+//! Columns come from decoders and from the chunk tier; where their strides end at different rows (a decoder had to
+//! shorten its own), the batches end at each such row. All of this runs on the CPU pool.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
+
+use super::output::{Output, OutputError};
+use super::plan::FilePlan;
+use crate::chunk::{Chunk, ChunkKey};
+use crate::decode::{ColumnDecoder, RowGroupBytes, SelectedColumn};
+use crate::error::ReadError;
+use crate::pages::PageLimit;
+
+/// Where one column's arrays come from.
+pub(crate) enum Supply {
+    /// The chunk tier had it.
+    Chunk(Chunk),
+    /// It is decoded, and kept for the chunk tier where there is a key.
+    Decode(Option<ChunkKey>),
+}
+
+/// One row group on its way to batches.
+pub(crate) struct Assembler {
+    plan: Arc<FilePlan>,
+    row_group: usize,
+    feeds: Vec<Feed>,
+    decoders: Vec<Decoder>,
+    rows_left: usize,
+    output: Output,
+    page_limit: Option<Arc<PageLimit>>,
+}
+
+/// What one step gave.
+pub(crate) struct Step {
+    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) done: bool,
+}
+
+/// The arrays of one column that no batch has yet.
+struct Feed {
+    arrays: VecDeque<ArrayRef>,
+    /// Rows of the first array that batches have already.
+    taken: usize,
+    keep: Option<(ChunkKey, Vec<ArrayRef>)>,
+}
+
+struct Decoder {
+    decoder: ColumnDecoder,
+    /// Positions in the plan of the columns it decodes, in its order.
+    feeds: Vec<usize>,
+}
+
+/// Rows of a batch that reads nothing from the file but has columns.
+const UNREAD_ROWS: usize = 64 << 10;
+
+impl Assembler {
+    /// Prepares `rows` rows of a row group; `supplies` has one entry for each column of the plan.
+    pub(crate) fn new(plan: Arc<FilePlan>, row_group: usize, rows: usize, supplies: Vec<Supply>) -> Self {
+        let feeds = supplies.into_iter().map(Feed::new).collect();
+        let output = Output::new(Arc::clone(&plan.shape));
+        Self {
+            plan,
+            row_group,
+            feeds,
+            decoders: Vec::new(),
+            rows_left: rows,
+            output,
+            page_limit: None,
+        }
+    }
+
+    /// Opens decoders for the columns that are to be decoded, `parts` of them side by side.
+    pub(crate) fn open(&mut self, bytes: Arc<RowGroupBytes>, stride: usize, parts: usize) -> Result<(), ReadError> {
+        self.page_limit = Some(Arc::clone(&bytes.page_limit));
+        let to_decode = self
+            .feeds
+            .iter()
+            .enumerate()
+            .filter(|(_, feed)| feed.arrays.is_empty())
+            .map(|(at, _)| at);
+        for mut group in shares(&self.plan, self.row_group, to_decode.collect(), parts) {
+            group.sort_by_key(|at| self.plan.columns[*at].root);
+            let columns: Vec<SelectedColumn> = group.iter().map(|at| self.plan.columns[*at].clone()).collect();
+            let decoder =
+                ColumnDecoder::open(Arc::clone(&bytes), columns, stride).map_err(|e| self.corrupt(&e.to_string()))?;
+            self.decoders.push(Decoder { decoder, feeds: group });
+        }
+        Ok(())
+    }
+
+    /// Decodes and gives the next stride.
+    pub(crate) fn step(&mut self) -> Result<Step, ReadError> {
+        self.refill()?;
+        let rows = self.rows_ready();
+        if rows == 0 && self.rows_left > 0 {
+            return Err(self.corrupt("a column has fewer rows than the row group"));
+        }
+        let arrays: Vec<ArrayRef> = self.feeds.iter_mut().filter_map(|feed| feed.take(rows)).collect();
+        let mut batches = Vec::new();
+        if rows > 0 {
+            let batch = self
+                .plan
+                .adapter
+                .batch(&arrays, rows)
+                .map_err(|misfit| ReadError::Mismatch {
+                    path: self.plan.split.path.clone(),
+                    column: misfit.column,
+                    wanted: misfit.wanted,
+                    reason: misfit.reason,
+                })?;
+            batches = self.output.push(batch).map_err(|error| self.output_error(error))?;
+        }
+        self.rows_left -= rows;
+        let done = self.rows_left == 0;
+        if done {
+            batches.extend(self.output.flush().map_err(|error| self.output_error(error))?);
+        }
+        Ok(Step { batches, done })
+    }
+
+    /// The chunks to keep, once the last step is done.
+    pub(crate) fn into_chunks(self) -> Vec<(ChunkKey, Chunk)> {
+        let rows = self.plan.group(self.row_group).map_or(0, |group| group.rows);
+        let kept = self.feeds.into_iter().filter_map(|feed| feed.keep);
+        let whole = |arrays: &[ArrayRef]| u64::try_from(arrays.iter().map(|a| a.len()).sum::<usize>()) == Ok(rows);
+        let chunks = kept.filter(|(_, arrays)| whole(arrays));
+        chunks.map(|(key, arrays)| (key, Chunk::new(arrays))).collect()
+    }
+
+    /// Decodes one stride of each decoder whose columns have been taken.
+    fn refill(&mut self) -> Result<(), ReadError> {
+        if self.rows_left == 0 {
+            return Ok(());
+        }
+        let feeds = &self.feeds;
+        let empty = |decoder: &&mut Decoder| decoder.feeds.iter().any(|at| feeds[*at].arrays.is_empty());
+        let mut due: Vec<&mut Decoder> = self.decoders.iter_mut().filter(empty).collect();
+        let strides: Vec<_> = match due.as_mut_slice() {
+            [only] => vec![only.next()],
+            several => several.par_iter_mut().map(|decoder| decoder.next()).collect(),
+        };
+        for stride in strides {
+            let (columns, arrays) = stride.map_err(|reason| self.corrupt(&reason))?;
+            for (at, array) in columns.into_iter().zip(arrays) {
+                self.feeds[at].push(array);
+            }
+        }
+        Ok(())
+    }
+
+    fn rows_ready(&self) -> usize {
+        let ready = self.feeds.iter().map(Feed::ready).min();
+        let unread = if self.plan.shape.read.fields().is_empty() {
+            self.rows_left
+        } else {
+            UNREAD_ROWS
+        };
+        ready.unwrap_or(unread).min(self.rows_left)
+    }
+
+    fn corrupt(&self, reason: &str) -> ReadError {
+        let row_group = u32::try_from(self.row_group).ok();
+        let refused = self
+            .page_limit
+            .as_ref()
+            .and_then(|limit| Some((limit.exceeded()?, limit.bytes)));
+        match refused {
+            Some((value, limit)) => {
+                let (path, what) = (self.plan.split.path.clone(), "size of a page in bytes");
+                ReadError::LimitExceeded {
+                    path,
+                    row_group,
+                    what,
+                    value,
+                    limit,
+                }
+            }
+            None => ReadError::corrupt(&self.plan.split.path, row_group, reason),
+        }
+    }
+
+    fn output_error(&self, error: OutputError) -> ReadError {
+        match error {
+            OutputError::Filter(error) => ReadError::Filter {
+                path: self.plan.split.path.clone(),
+                reason: error.to_string(),
+            },
+            OutputError::Batch(error) => ReadError::internal(error.to_string()),
+        }
+    }
+}
+
+impl Feed {
+    fn new(supply: Supply) -> Self {
+        match supply {
+            Supply::Chunk(chunk) => Self {
+                arrays: chunk.strides.iter().cloned().collect(),
+                taken: 0,
+                keep: None,
+            },
+            Supply::Decode(key) => Self {
+                arrays: VecDeque::new(),
+                taken: 0,
+                keep: key.map(|key| (key, Vec::new())),
+            },
+        }
+    }
+
+    fn push(&mut self, array: ArrayRef) {
+        if let Some((_, kept)) = &mut self.keep {
+            kept.push(Arc::clone(&array));
+        }
+        self.arrays.push_back(array);
+    }
+
+    fn ready(&self) -> usize {
+        self.arrays.front().map_or(0, |array| array.len() - self.taken)
+    }
+
+    /// The next `rows` rows, which must be ready.
+    fn take(&mut self, rows: usize) -> Option<ArrayRef> {
+        let front = self.arrays.front()?;
+        let whole = self.taken == 0 && rows == front.len();
+        let part = if whole {
+            Arc::clone(front)
+        } else {
+            front.slice(self.taken, rows)
+        };
+        self.taken += rows;
+        if self.taken == front.len() {
+            self.arrays.pop_front();
+            self.taken = 0;
+        }
+        Some(part)
+    }
+}
+
+impl Decoder {
+    /// Positions and arrays of the next stride.
+    fn next(&mut self) -> Result<(Vec<usize>, Vec<ArrayRef>), String> {
+        match self.decoder.next() {
+            Ok(Some(arrays)) => Ok((self.feeds.clone(), arrays)),
+            Ok(None) => Ok((Vec::new(), Vec::new())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Deals columns out to `parts` decoders, the largest first to the one that has least.
+fn shares(plan: &FilePlan, row_group: usize, columns: Vec<usize>, parts: usize) -> Vec<Vec<usize>> {
+    let parts = parts.clamp(1, columns.len().max(1));
+    let mut sized: Vec<(u64, usize)> = columns
+        .into_iter()
+        .map(|at| (plan.decoded_bytes(row_group, std::iter::once(&plan.columns[at])), at))
+        .collect();
+    sized.sort_unstable_by(|a, b| b.cmp(a));
+    let mut shares: Vec<(u64, Vec<usize>)> = vec![(0, Vec::new()); parts];
+    for (bytes, at) in sized {
+        if let Some(least) = shares.iter_mut().min_by_key(|(bytes, _)| *bytes) {
+            least.0 += bytes.max(1);
+            least.1.push(at);
+        }
+    }
+    shares
+        .into_iter()
+        .map(|(_, share)| share)
+        .filter(|share| !share.is_empty())
+        .collect()
+}

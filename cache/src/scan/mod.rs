@@ -1,0 +1,135 @@
+//! Scans: from a list of row groups to a stream of batches.
+//!
+//! ```text
+//!   driver    splits in order -> footer -> plan -> one unit a row group, while the read-ahead budget lasts
+//!   unit      chunk tier, else page tier -> decoder, one stride at a time on the CPU pool, into the unit's channel
+//!   stream    drains the units in order, cuts at the limit
+//! ```
+//!
+//! Row groups are decoded side by side and given in order. Two budgets bound what is held ahead of the reader: the
+//! scan's, taken by each unit in order before it begins, so that the unit at the head always has its share and no later
+//! one can starve it; and the unit's window, which stops the decoding of a huge row group until the reader has taken
+//! what is ready. Dropping the stream aborts all of it.
+//!
+//! A panic while decoding, evaluating a filter or putting together a batch becomes an error of this scan.
+
+mod assemble;
+mod driver;
+mod output;
+mod plan;
+mod residency;
+mod unit;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+
+pub(crate) use self::driver::scan;
+pub use self::output::tidy;
+pub use self::residency::Residency;
+use crate::chunk::{ChunkKey, ChunkStore};
+use crate::decode::SelectedColumn;
+use crate::error::ReadError;
+use crate::footer::{Footer, FooterCache, chunk_range};
+use crate::key::{FileId, RowGroup, Source};
+use crate::page::{OpenFile, PageTier};
+use crate::pool::CpuPool;
+
+/// Decides which rows of a batch are kept.
+pub trait RowFilter: Send + Sync {
+    /// One value a row, true for those to keep; null drops the row.
+    ///
+    /// # Errors
+    /// Where the expression cannot be evaluated; the scan then fails with [`ReadError::Filter`].
+    fn evaluate(&self, batch: &RecordBatch) -> Result<BooleanArray, ArrowError>;
+}
+
+/// Some row groups of one file.
+#[derive(Debug, Clone)]
+pub struct Split {
+    /// The file, in the generation to read.
+    pub file: OpenFile,
+    /// Its path in the namespace, for errors.
+    pub path: String,
+    /// Which row groups to read, in this order.
+    pub row_groups: Vec<RowGroup>,
+    /// Columns that have one value for the whole file, as arrays of length one; they go before columns of the file of
+    /// the same name.
+    pub constants: Vec<(String, ArrayRef)>,
+}
+
+/// What to read.
+pub struct ScanRequest {
+    /// Where from; read in this order.
+    pub splits: Vec<Split>,
+    /// The columns that are read, as the dataset types them, those of the filter included.
+    pub read: SchemaRef,
+    /// The columns that are given, by name among those read.
+    pub output: SchemaRef,
+    /// Which rows to give; all where none.
+    pub filter: Option<Arc<dyn RowFilter>>,
+    /// Most rows to give; all where none.
+    pub limit: Option<u64>,
+    /// Bytes that a batch shall have, about.
+    pub batch_bytes: usize,
+}
+
+/// A piece of the answer.
+#[derive(Debug, Clone)]
+pub struct ScanBatch {
+    /// The rows, of the request's output schema; never empty.
+    pub batch: RecordBatch,
+    /// The slowest tier that the rows came from.
+    pub source: Source,
+}
+
+/// The tiers that a scan reads through.
+pub(crate) struct Engine {
+    pub(crate) pages: PageTier,
+    pub(crate) footers: FooterCache,
+    pub(crate) chunks: Arc<dyn ChunkStore>,
+    pub(crate) pool: CpuPool,
+    /// Largest page after decompression, in bytes.
+    pub(crate) page_bytes_limit: u64,
+    /// Bytes that one scan may hold ahead of its reader.
+    pub(crate) read_ahead_bytes: u64,
+}
+
+impl Engine {
+    pub(crate) async fn footer(&self, file: &OpenFile) -> Result<Arc<Footer>, ReadError> {
+        self.footers.get(file, &self.pages, &self.pool).await
+    }
+}
+
+/// What the chunk of a column is called.
+pub(crate) fn chunk_key(file: FileId, row_group: RowGroup, column: &SelectedColumn) -> ChunkKey {
+    let position = u32::try_from(column.root).unwrap_or(u32::MAX);
+    ChunkKey {
+        file,
+        row_group,
+        column: position,
+        leaves: column.leaves_hash(),
+    }
+}
+
+/// The leaf columns of `columns` and where their bytes of a row group are in the file, in file order.
+pub(crate) fn leaf_ranges<'a>(
+    footer: &Footer,
+    row_group: RowGroup,
+    columns: impl Iterator<Item = &'a SelectedColumn>,
+) -> Vec<(usize, Range<u64>)> {
+    let index = usize::try_from(row_group.0).unwrap_or(usize::MAX);
+    let Some(group) = footer.metadata.row_groups().get(index) else {
+        return Vec::new();
+    };
+    let ranges = columns.flat_map(|column| &column.leaves).filter_map(|leaf| {
+        let (start, length) = chunk_range(group.columns().get(*leaf)?)?;
+        Some((*leaf, start..start.saturating_add(length)))
+    });
+    let mut ranges: Vec<_> = ranges.collect();
+    ranges.sort_by_key(|(_, range)| range.start);
+    ranges
+}

@@ -1,0 +1,171 @@
+//! What to decode of one file, and how its columns become those of the answer.
+
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::SchemaRef;
+
+use super::{RowFilter, ScanRequest, Split};
+use crate::adapt::{Adapter, Origin};
+use crate::decode::SelectedColumn;
+use crate::error::ReadError;
+use crate::footer::{Footer, RowGroupInfo};
+
+/// What all units of a scan share.
+pub(crate) struct Shape {
+    pub(crate) read: SchemaRef,
+    pub(crate) output: SchemaRef,
+    /// Positions of the output's columns among those read.
+    pub(crate) output_columns: Vec<usize>,
+    pub(crate) filter: Option<Arc<dyn RowFilter>>,
+    pub(crate) batch_bytes: usize,
+}
+
+impl Shape {
+    pub(crate) fn new(request: &ScanRequest) -> Result<Self, ReadError> {
+        let position = |name: &String| {
+            request
+                .read
+                .index_of(name)
+                .map_err(|_| ReadError::internal(format!("output column {name:?} is not read")))
+        };
+        Ok(Self {
+            read: Arc::clone(&request.read),
+            output: Arc::clone(&request.output),
+            output_columns: request
+                .output
+                .fields()
+                .iter()
+                .map(|field| position(field.name()))
+                .collect::<Result<_, _>>()?,
+            filter: request.filter.clone(),
+            batch_bytes: request.batch_bytes.max(1),
+        })
+    }
+}
+
+/// How one split's file is read.
+pub(crate) struct FilePlan {
+    pub(crate) footer: Arc<Footer>,
+    pub(crate) split: Split,
+    pub(crate) shape: Arc<Shape>,
+    /// The columns to decode.
+    pub(crate) columns: Vec<SelectedColumn>,
+    pub(crate) adapter: Adapter,
+}
+
+impl FilePlan {
+    pub(crate) fn new(footer: Arc<Footer>, split: Split, shape: Arc<Shape>) -> Self {
+        let mut columns = Vec::new();
+        let origins = shape.read.fields().iter().map(|field| {
+            if let Some(value) = constant(&split, field.name()) {
+                return Origin::Constant(value);
+            }
+            match footer.schema.index_of(field.name()) {
+                Ok(root) => {
+                    columns.push(SelectedColumn::new(&footer.schema, root, field.data_type()));
+                    Origin::Decoded(columns.len() - 1)
+                }
+                Err(_) => Origin::Missing,
+            }
+        });
+        let adapter = Adapter::new(Arc::clone(&shape.read), origins.collect());
+        Self {
+            footer,
+            split,
+            shape,
+            columns,
+            adapter,
+        }
+    }
+
+    pub(crate) fn group(&self, row_group: usize) -> Option<&RowGroupInfo> {
+        self.footer.row_groups.get(row_group)
+    }
+
+    /// Bytes that these columns of a row group take decoded, about.
+    pub(crate) fn decoded_bytes<'a>(&self, row_group: usize, columns: impl Iterator<Item = &'a SelectedColumn>) -> u64 {
+        let Some(group) = self.group(row_group) else { return 0 };
+        columns
+            .flat_map(|column| &column.leaves)
+            .filter_map(|leaf| group.leaf_bytes.get(*leaf))
+            .sum()
+    }
+}
+
+fn constant(split: &Split, name: &str) -> Option<ArrayRef> {
+    split
+        .constants
+        .iter()
+        .find(|(constant, _)| constant == name)
+        .map(|(_, value)| Arc::clone(value))
+}
+
+/// Bytes of one stride over all columns of a row group, for chunks.
+const CHUNK_STRIDE_BYTES: u64 = 2 << 20;
+/// Fewest rows of a chunk's stride, so that narrow projections of wide tables do not become a great many tiny batches.
+const CHUNK_STRIDE_ROWS: u64 = 8 << 10;
+/// Most rows of any stride.
+const STRIDE_ROWS_LIMIT: u64 = 1 << 20;
+/// Strides are whole words of a validity bitmap, so that slices of them begin at a byte.
+const STRIDE_ALIGN: u64 = 64;
+/// Bytes of one stride over all columns at most, by the footer's sizes.
+const STRIDE_BYTES_LIMIT: u64 = 32 << 20;
+
+/// Rows of a stride such that all columns of the row group have about [`CHUNK_STRIDE_BYTES`]: the same for every
+/// projection, so that chunks put together at different times fit each other.
+pub(crate) fn chunk_stride(group: &RowGroupInfo) -> usize {
+    let bytes = group.decoded_bytes.iter().sum();
+    stride(group.rows, bytes, CHUNK_STRIDE_BYTES, CHUNK_STRIDE_ROWS)
+}
+
+/// Rows of a stride such that the columns asked for, which take `bytes`, make batches of `batch_bytes`.
+pub(crate) fn request_stride(group: &RowGroupInfo, bytes: u64, batch_bytes: usize) -> usize {
+    stride(
+        group.rows,
+        bytes,
+        u64::try_from(batch_bytes).unwrap_or(u64::MAX),
+        STRIDE_ALIGN,
+    )
+}
+
+fn stride(rows: u64, bytes: u64, target_bytes: u64, fewest: u64) -> usize {
+    let row_bytes = bytes.div_ceil(rows.max(1)).max(1);
+    let aimed = (target_bytes / row_bytes).clamp(fewest, STRIDE_ROWS_LIMIT);
+    let safe = (STRIDE_BYTES_LIMIT / row_bytes).max(1);
+    let stride = aimed.min(safe);
+    usize::try_from(if stride > STRIDE_ALIGN {
+        stride / STRIDE_ALIGN * STRIDE_ALIGN
+    } else {
+        stride
+    })
+    .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(rows: u64, bytes: u64) -> RowGroupInfo {
+        RowGroupInfo {
+            rows,
+            compressed_bytes: bytes,
+            decoded_bytes: vec![bytes],
+            leaf_bytes: vec![bytes],
+        }
+    }
+
+    #[test]
+    fn strides_follow_the_width_of_rows() {
+        assert_eq!(chunk_stride(&group(100_000, 20_000_000)), 10_432);
+        // A thousand doubles a row: the floor of rows gives way to the bound in bytes.
+        assert_eq!(chunk_stride(&group(10_000, 80_000_000)), 4_160);
+        // One value of 100 MiB a row.
+        assert_eq!(chunk_stride(&group(4, 400 << 20)), 1);
+        assert_eq!(chunk_stride(&group(0, 0)), 1 << 20);
+        assert_eq!(
+            request_stride(&group(1_000_000, 8_000_000), 8_000_000, 2 << 20),
+            262_144
+        );
+    }
+}

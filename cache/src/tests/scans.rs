@@ -1,0 +1,290 @@
+//! Scans over several row groups and files: order, projection, filter, limit, tiers.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::kernels::cmp::gt;
+use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use arrow::error::ArrowError;
+use futures::StreamExt;
+
+use super::{cache, collect, joined, mount, open, read_all, request, split, write};
+use crate::ReadError;
+use crate::key::{RowGroup, Source};
+use crate::scan::RowFilter;
+use crate::schema::project;
+
+fn numbers(rows: i32) -> ArrayRef {
+    Arc::new(Int32Array::from_iter_values(0..rows))
+}
+
+fn texts(rows: i32) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values((0..rows).map(|i| format!("row {i}"))))
+}
+
+struct MoreThan(i32);
+
+impl RowFilter for MoreThan {
+    fn evaluate(&self, batch: &RecordBatch) -> Result<BooleanArray, ArrowError> {
+        let column = batch
+            .column_by_name("n")
+            .ok_or_else(|| ArrowError::ComputeError("no n".to_owned()))?;
+        gt(column, &Int32Array::new_scalar(self.0))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_come_in_order_over_many_row_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        &folder.path().join("a.parquet"),
+        &[("n", numbers(10_000)), ("s", texts(10_000))],
+        700,
+    );
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let all = read_all(&cache(), &file).await.unwrap();
+    assert_eq!(all.column(0).as_ref(), numbers(10_000).as_ref());
+    assert_eq!(all.column(1).as_ref(), texts(10_000).as_ref());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_cuts_exactly_and_a_filter_keeps_what_it_says() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        &folder.path().join("a.parquet"),
+        &[("n", numbers(1000)), ("s", texts(1000))],
+        100,
+    );
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let only_s = project(&footer.schema, &["s".to_owned()]).unwrap();
+
+    let mut limited = request(vec![split(&file, &footer)], &footer.schema);
+    limited.limit = Some(250);
+    let rows = joined(&footer.schema, &collect(&cache, limited).await.unwrap());
+    assert_eq!(rows.column(0).as_ref(), numbers(250).as_ref());
+
+    let mut filtered = request(vec![split(&file, &footer)], &footer.schema);
+    filtered.output = Arc::clone(&only_s);
+    filtered.filter = Some(Arc::new(MoreThan(949)));
+    let batches = collect(&cache, filtered).await.unwrap();
+    assert_eq!(batches.len(), 1, "empty batches are not sent");
+    let kept = joined(&only_s, &batches);
+    assert_eq!(kept.num_rows(), 50);
+    assert_eq!(kept.column(0).as_string::<i32>().value(0), "row 950");
+
+    let mut both = request(vec![split(&file, &footer)], &footer.schema);
+    both.filter = Some(Arc::new(MoreThan(149)));
+    both.limit = Some(60);
+    let rows = joined(&footer.schema, &collect(&cache, both).await.unwrap());
+    assert_eq!(rows.column(0).as_primitive::<Int32Type>().values()[..2], [150, 151]);
+    assert_eq!(rows.num_rows(), 60);
+
+    let mut none = request(vec![split(&file, &footer)], &footer.schema);
+    none.limit = Some(0);
+    assert!(collect(&cache, none).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counting_reads_no_data() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("a.parquet"), &[("n", numbers(1000))], 100);
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let nothing = Arc::new(Schema::empty());
+    std::fs::remove_file(folder.path().join("a.parquet")).unwrap();
+    let counted = collect(&cache, request(vec![split(&file, &footer)], &nothing))
+        .await
+        .unwrap();
+    assert_eq!(counted.iter().map(|given| given.batch.num_rows()).sum::<usize>(), 1000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_other_schemas_become_the_datasets() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        &folder.path().join("a.parquet"),
+        &[("n", numbers(3)), ("old", texts(3))],
+        100,
+    );
+    let wide: ArrayRef = Arc::new(Int64Array::from(vec![1 << 40]));
+    write(&folder.path().join("b.parquet"), &[("n", wide)], 100);
+    let ufs = mount(folder.path());
+    let cache = cache();
+    let (a, b) = (open(&ufs, "a.parquet").await, open(&ufs, "b.parquet").await);
+    let (footer_a, footer_b) = (cache.footer(&a).await.unwrap(), cache.footer(&b).await.unwrap());
+    let files = [
+        ("/t/a.parquet", footer_a.schema.as_ref()),
+        ("/t/b.parquet", footer_b.schema.as_ref()),
+    ];
+    let merged = crate::schema::merge(files.into_iter()).unwrap();
+    let mut with_part = merged.fields().to_vec();
+    with_part.push(Arc::new(Field::new("part", DataType::Utf8, true)));
+    let schema = Arc::new(Schema::new(with_part));
+    let part = |value: &str| vec![("part".to_owned(), Arc::new(StringArray::from(vec![value])) as ArrayRef)];
+    let mut splits = vec![split(&a, &footer_a), split(&b, &footer_b)];
+    splits[0].constants = part("one");
+    splits[1].constants = part("two");
+    let rows = joined(&schema, &collect(&cache, request(splits, &schema)).await.unwrap());
+    assert_eq!(rows.column(0).as_ref(), &Int64Array::from(vec![0, 1, 2, 1 << 40]));
+    assert!(rows.column(1).is_null(3));
+    assert_eq!(rows.column(2).as_string::<i32>().value(3), "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_comes_from_memory_once_it_was_read_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        &folder.path().join("a.parquet"),
+        &[("n", numbers(50_000)), ("s", texts(50_000))],
+        20_000,
+    );
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let read = |columns: &[&str]| {
+        let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
+        let schema = project(&footer.schema, &columns).unwrap();
+        let request = request(vec![split(&file, &footer)], &schema);
+        let cache = cache.clone();
+        async move {
+            let batches = collect(&cache, request).await.unwrap();
+            (joined(&schema, &batches), batches[0].source)
+        }
+    };
+    let (first, source) = read(&["n"]).await;
+    assert_eq!(source, Source::Store);
+    assert_eq!(cache.usage().decoded_bytes, 0, "a first touch keeps nothing");
+    read(&["n"]).await;
+    assert!(cache.usage().decoded_bytes >= 200_000);
+    cache.pages().remove_file(file.key.id());
+    std::fs::remove_file(folder.path().join("a.parquet")).unwrap();
+    let (third, source) = read(&["n"]).await;
+    assert_eq!((third, source), (first, Source::Memory));
+    let gone = collect(&cache, request(vec![split(&file, &footer)], &footer.schema)).await;
+    assert!(matches!(gone, Err(ReadError::Ufs(_) | ReadError::Stale(_))), "{gone:?}");
+    cache.remove_file(file.key.id());
+    assert_eq!(cache.usage().decoded_bytes, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_and_fresh_columns_fit_together() {
+    let folder = tempfile::tempdir().unwrap();
+    write(
+        &folder.path().join("a.parquet"),
+        &[("n", numbers(50_000)), ("s", texts(50_000))],
+        30_000,
+    );
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let only_n = project(&footer.schema, &["n".to_owned()]).unwrap();
+    for _ in 0..2 {
+        collect(&cache, request(vec![split(&file, &footer)], &only_n))
+            .await
+            .unwrap();
+    }
+    let all = read_all(&cache, &file).await.unwrap();
+    assert_eq!(all.column(0).as_ref(), numbers(50_000).as_ref());
+    assert_eq!(all.column(1).as_ref(), texts(50_000).as_ref());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_stream_stops_and_a_slow_reader_bounds_what_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("a.parquet"), &[("n", numbers(100_000))], 1000);
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let mut stream = cache.scan(request(vec![split(&file, &footer)], &footer.schema));
+    assert!(stream.next().await.unwrap().is_ok());
+    drop(stream);
+    assert_eq!(read_all(&cache, &file).await.unwrap().num_rows(), 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_fails_or_panics_ends_its_scan_only() {
+    struct Fails;
+    impl RowFilter for Fails {
+        fn evaluate(&self, _: &RecordBatch) -> Result<BooleanArray, ArrowError> {
+            Err(ArrowError::DivideByZero)
+        }
+    }
+    struct Panics;
+    impl RowFilter for Panics {
+        fn evaluate(&self, _: &RecordBatch) -> Result<BooleanArray, ArrowError> {
+            panic!("on purpose")
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("a.parquet"), &[("n", numbers(10))], 10);
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let with = |filter: Arc<dyn RowFilter>| {
+        let mut request = request(vec![split(&file, &footer)], &footer.schema);
+        request.filter = Some(filter);
+        request
+    };
+    let failed = collect(&cache, with(Arc::new(Fails))).await.unwrap_err();
+    assert!(matches!(failed, ReadError::Filter { .. }), "{failed}");
+    assert!(collect(&cache, with(Arc::new(Panics))).await.is_err());
+    assert_eq!(read_all(&cache, &file).await.unwrap().num_rows(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_group_that_does_not_exist_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("a.parquet"), &[("n", numbers(10))], 10);
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let mut beyond = split(&file, &footer);
+    beyond.row_groups = vec![RowGroup(7)];
+    let error = collect(&cache, request(vec![beyond], &footer.schema))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "/t/a.parquet, row group 7: the file has no such row group"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_bound_each_row_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let floats: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![1.0; 300]));
+    write(
+        &folder.path().join("a.parquet"),
+        &[("n", numbers(300)), ("s", texts(300)), ("f", floats)],
+        100,
+    );
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let footer = cache().footer(&file).await.unwrap();
+    let bounds = footer.statistics("n", &DataType::Int64).unwrap();
+    assert_eq!(bounds.min.as_ref(), &Int64Array::from(vec![0, 100, 200]));
+    assert_eq!(bounds.max.as_ref(), &Int64Array::from(vec![99, 199, 299]));
+    assert_eq!(bounds.null_count.values()[..], [0, 0, 0]);
+    assert_eq!(
+        footer
+            .statistics("s", &DataType::Utf8)
+            .unwrap()
+            .min
+            .as_string::<i32>()
+            .value(1),
+        "row 100"
+    );
+    assert_eq!(footer.statistics("f", &DataType::Float64).unwrap().min.null_count(), 3);
+    assert!(footer.statistics("none", &DataType::Int64).is_none());
+}

@@ -1,0 +1,151 @@
+//! `file://`: folders of this machine, below configured roots.
+//!
+//! A file's generation is made of inode, modification and change time (both in ns) and size: the change time is there
+//! because tools set the modification time back (`cp -p`, `rsync -t`). Reads check it before and after (`read`).
+//!
+//! Symbolic links are followed as long as what they lead to lies below a root; in a listing others are left out with a
+//! warning, and opening one is an error. Who can rename folders within a root while they are read is trusted with it.
+//!
+//! All of it blocks, and so runs on the runtime's blocking threads.
+
+mod folder;
+mod read;
+mod walk;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+
+pub(super) use self::folder::LocalFolder;
+use super::error::{Operation, UfsError, UfsErrorKind};
+use super::{Backend, DirEntry, ObjectInfo, Shared, metrics};
+use crate::key::{FileKey, Generation, to_u64};
+
+/// Why something local failed, before it is put into words for a mount.
+pub(super) enum LocalFault {
+    /// The path leads out of the roots.
+    Outside,
+    /// The file is another version now.
+    Stale { expected: Generation, found: Generation },
+    /// The system refused.
+    Io(std::io::Error),
+}
+
+impl From<std::io::Error> for LocalFault {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Every file below a folder.
+pub(super) fn list(shared: Arc<Shared>, rel: String) -> BoxStream<'static, Result<ObjectInfo, UfsError>> {
+    let Backend::Local(local) = &shared.backend else {
+        return stream::empty().boxed();
+    };
+    let started = Instant::now();
+    let batches = walk::walk(local.clone(), rel.clone());
+    let objects = batches.flat_map(move |batch| {
+        let failed = match batch.end {
+            None => None,
+            Some(end) => {
+                let end = end.map_err(|fault| fault_error(&shared, Operation::List, &rel, fault));
+                metrics::request(
+                    shared.scheme,
+                    Operation::List,
+                    started,
+                    end.as_ref().map(|()| 0).map_err(UfsError::kind),
+                );
+                end.err()
+            }
+        };
+        stream::iter(batch.files.into_iter().map(Ok).chain(failed.map(Err)))
+    });
+    objects.boxed()
+}
+
+/// The names right below a folder.
+pub(super) async fn list_dir(shared: &Arc<Shared>, rel: &str) -> Result<Vec<DirEntry>, UfsError> {
+    let folder = rel.to_owned();
+    blocking(shared, Operation::List, rel, move |local| {
+        walk::list_dir(local, &folder)
+    })
+    .await
+}
+
+/// Looks one file up.
+pub(super) async fn head(shared: &Arc<Shared>, rel: &str) -> Result<Option<ObjectInfo>, UfsError> {
+    let path = rel.to_owned();
+    blocking(shared, Operation::Head, rel, move |local| local.head(&path)).await
+}
+
+/// Reads bytes of one generation.
+pub(super) async fn read(shared: &Arc<Shared>, rel: &str, key: &FileKey, range: Range<u64>) -> Result<Bytes, UfsError> {
+    let (path, expected) = (rel.to_owned(), key.generation.clone());
+    let work = move |local: &LocalFolder| read::pinned(&local.existing(&path)?, &expected, range);
+    blocking(shared, Operation::Get, rel, work).await
+}
+
+/// Runs one request on a blocking thread, counted and limited as any other.
+async fn blocking<T, F>(shared: &Arc<Shared>, operation: Operation, rel: &str, work: F) -> Result<T, UfsError>
+where
+    T: Measured + Send + 'static,
+    F: FnOnce(&LocalFolder) -> Result<T, LocalFault> + Send + 'static,
+{
+    let _permit = shared.permit().await;
+    let started = Instant::now();
+    let owned = Arc::clone(shared);
+    let task = tokio::task::spawn_blocking(move || match &owned.backend {
+        Backend::Local(folder) => work(folder),
+        Backend::Remote(_) => Err(LocalFault::Io(std::io::Error::other("not a local mount"))),
+    });
+    let outcome = match task.await {
+        Ok(outcome) => outcome.map_err(|fault| fault_error(shared, operation, rel, fault)),
+        Err(join) => Err(fault_error(
+            shared,
+            operation,
+            rel,
+            LocalFault::Io(std::io::Error::other(join)),
+        )),
+    };
+    let counted = outcome.as_ref().map(Measured::bytes).map_err(UfsError::kind);
+    metrics::request(shared.scheme, operation, started, counted);
+    outcome
+}
+
+/// How many bytes of file content an answer holds.
+trait Measured {
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+impl Measured for Bytes {
+    fn bytes(&self) -> u64 {
+        to_u64(self.len())
+    }
+}
+
+impl Measured for Vec<DirEntry> {}
+
+impl Measured for Option<ObjectInfo> {}
+
+fn fault_error(shared: &Shared, operation: Operation, rel: &str, fault: LocalFault) -> UfsError {
+    let subject = shared.subject(operation, rel);
+    match fault {
+        LocalFault::Outside => UfsError::new(UfsErrorKind::OutsideRoots, subject, folder::OUTSIDE),
+        LocalFault::Stale { expected, found } => UfsError::stale(subject, &expected, Some(found)),
+        LocalFault::Io(error) => {
+            let kind = match error.kind() {
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => UfsErrorKind::NotFound,
+                std::io::ErrorKind::PermissionDenied => UfsErrorKind::PermissionDenied,
+                std::io::ErrorKind::TimedOut => UfsErrorKind::Timeout,
+                _ => UfsErrorKind::Other,
+            };
+            UfsError::new(kind, subject, error.to_string())
+        }
+    }
+}

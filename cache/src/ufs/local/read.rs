@@ -1,0 +1,70 @@
+//! Pinned reads: open, look, read, look again.
+//!
+//! Between two looks that see the same generation nothing was written, provided that a write is seen at all: the kernel
+//! stamps files by a clock that ticks every few ms, so two writes within one tick look like one. Hence the first look
+//! waits until the file's stamp is older than a tick: from then on any write changes it.
+
+use std::fs::{File, Metadata};
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::LocalFault;
+use super::folder::{changed_ns, generation_of};
+use crate::key::{Generation, to_usize};
+
+/// Longer than a tick of the clock that stamps files (1 to 10 ms on Linux).
+const STAMP_TICK: Duration = Duration::from_millis(20);
+
+/// Reads a range, all of it from the expected generation.
+pub(super) fn pinned(path: &Path, expected: &Generation, range: Range<u64>) -> Result<Bytes, LocalFault> {
+    let file = File::open(path)?;
+    let before = settled(&file)?;
+    if !before.is_file() {
+        return Err(LocalFault::Io(std::io::ErrorKind::NotFound.into()));
+    }
+    check(&before, expected)?;
+    let mut bytes = vec![0; to_usize(range.end - range.start)];
+    let read = file.read_exact_at(&mut bytes, range.start);
+    // A file that was cut short is another generation, which says more than an unexpected end.
+    check(&file.metadata()?, expected)?;
+    read?;
+    Ok(bytes.into())
+}
+
+/// The file's metadata, once its stamp is old enough to tell this content from the next.
+fn settled(file: &File) -> Result<Metadata, LocalFault> {
+    let meta = file.metadata()?;
+    match fresh_for(&meta) {
+        None => Ok(meta),
+        Some(rest) => {
+            std::thread::sleep(rest);
+            Ok(file.metadata()?)
+        }
+    }
+}
+
+/// How long the stamp stays within one tick of now; `None` when it is older, or lies in the future of a wrong clock.
+fn fresh_for(meta: &Metadata) -> Option<Duration> {
+    let changed = u64::try_from(changed_ns(meta)).ok().map(Duration::from_nanos)?;
+    let age = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()?
+        .checked_sub(changed)?;
+    STAMP_TICK.checked_sub(age).filter(|rest| !rest.is_zero())
+}
+
+fn check(meta: &Metadata, expected: &Generation) -> Result<(), LocalFault> {
+    let found = generation_of(meta);
+    if found == *expected {
+        Ok(())
+    } else {
+        Err(LocalFault::Stale {
+            expected: expected.clone(),
+            found,
+        })
+    }
+}

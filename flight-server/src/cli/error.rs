@@ -1,0 +1,180 @@
+//! What a command fails with, and the one line in which it says so.
+
+use std::error::Error;
+use std::io;
+
+use arrow::error::ArrowError;
+use arrow_flight::error::FlightError;
+use thiserror::Error;
+use tonic::{Code, Status};
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug, Error)]
+pub(super) enum CliError {
+    /// The arguments make no sense together, or for this environment.
+    #[error("{0}")]
+    Usage(String),
+    /// The reader of our output has gone. Not a failure.
+    #[error("the output was closed")]
+    OutputClosed,
+    /// The user stopped the command.
+    #[error("interrupted")]
+    Interrupted,
+    /// No connection to the server.
+    #[error("cannot reach {uri}")]
+    Connect {
+        uri: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The server refused or failed.
+    #[error("{}", status_text(.0))]
+    Server(Box<Status>),
+    /// What the server sent cannot be understood.
+    #[error("the server's answer to {what} is not understood")]
+    Answer {
+        what: String,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The output cannot be written.
+    #[error("cannot write {target}")]
+    Output {
+        target: String,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A mount did not pass all checks.
+    #[error("{path}: the mount did not pass all checks")]
+    CheckFailed { path: String },
+    /// A server could not be started, or stopped by itself.
+    #[error("{0:#}")]
+    Serve(anyhow::Error),
+}
+
+impl CliError {
+    /// Prints the error, if it is one, and gives the exit code.
+    pub(super) fn report(&self) -> u8 {
+        if matches!(self, Self::OutputClosed) {
+            return 0;
+        }
+        eprintln!("jetbridge: {}", self.line());
+        if matches!(self, Self::Usage(_)) { 2 } else { 1 }
+    }
+
+    /// The error, its causes and what to do, in one line.
+    fn line(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            let message = error.to_string();
+            // Libraries often repeat a cause in their own message.
+            if !text.contains(&message) {
+                text = format!("{text}: {message}");
+            }
+            cause = error.source();
+        }
+        if let Some(advice) = self.advice() {
+            text = format!("{text}; {advice}");
+        }
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Connect { .. } => {
+                Some("start a server with `jetbridge serve`, or name one with --uri or JETBRIDGE_URI")
+            }
+            Self::Server(status) => match status.code() {
+                Code::NotFound => Some("`jetbridge ls` shows what there is"),
+                Code::Unavailable => Some("try again"),
+                Code::Unimplemented => Some("the server may be older than this command"),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// An output error, unless the reader has merely gone.
+    pub(super) fn output(target: &str, error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::Output {
+                target: target.to_owned(),
+                source: error.into(),
+            },
+        }
+    }
+
+    /// Whether another location may do better: the server could not be reached or is not taking work.
+    pub(super) fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Connect { .. } => true,
+            Self::Server(status) => matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown),
+            _ => false,
+        }
+    }
+}
+
+impl From<Status> for CliError {
+    fn from(status: Status) -> Self {
+        Self::Server(Box::new(status))
+    }
+}
+
+impl From<FlightError> for CliError {
+    fn from(error: FlightError) -> Self {
+        match error {
+            FlightError::Tonic(status) => Self::Server(status),
+            other => Self::Answer {
+                what: "DoGet".to_owned(),
+                source: other.into(),
+            },
+        }
+    }
+}
+
+impl From<ArrowError> for CliError {
+    fn from(error: ArrowError) -> Self {
+        Self::Answer {
+            what: "GetFlightInfo".to_owned(),
+            source: error.into(),
+        }
+    }
+}
+
+/// The server's own words; the code's, where there are none.
+fn status_text(status: &Status) -> String {
+    if status.message().is_empty() {
+        status.code().to_string()
+    } else {
+        status.message().to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_told_in_the_servers_words_with_advice() {
+        let error = CliError::from(Status::not_found("no dataset at /lake/trps"));
+        assert_eq!(
+            error.line(),
+            "no dataset at /lake/trps; `jetbridge ls` shows what there is"
+        );
+        assert_eq!(error.report(), 1);
+    }
+
+    #[test]
+    fn every_error_is_one_line() {
+        let error = CliError::from(Status::invalid_argument("bad filter:\n  a >\n    ^"));
+        assert_eq!(error.line(), "bad filter: a > ^");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure_and_usage_is_two() {
+        assert_eq!(CliError::output("x", io::ErrorKind::BrokenPipe.into()).report(), 0);
+        assert_eq!(CliError::Usage("no".to_owned()).report(), 2);
+    }
+}

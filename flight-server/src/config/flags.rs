@@ -1,0 +1,150 @@
+//! The settings as flags of `serve` and `config show`.
+//!
+//! A flag's text is checked here, so that a bad one is wrong usage, but kept as text: the layers are merged first.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::LogFormat;
+use super::value::{parse_bytes, parse_duration, split_mount};
+
+/// Flags that set settings; each wins over its `JETBRIDGE_…` variable, which wins over the file.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+pub struct ConfigFlags {
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE", env = "JETBRIDGE_CONFIG", hide_env_values = true)]
+    #[serde(skip)]
+    pub(super) config: Option<PathBuf>,
+
+    /// Folder for what outlives the process [default: ~/.local/share/jetbridge]
+    #[arg(long, value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<PathBuf>,
+
+    /// Address of the Flight service; port 0 takes a free one [default: 127.0.0.1:8815]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flight: Option<String>,
+
+    /// Address of /livez, /readyz and /metrics; port 0 takes a free one [default: 127.0.0.1:8816]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin: Option<String>,
+
+    /// Flight address that clients are told [default: the bound one]
+    #[arg(long, value_name = "HOST:PORT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advertise: Option<String>,
+
+    /// Allow addresses other than loopback, though nothing is authenticated or encrypted
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    insecure: Option<bool>,
+
+    /// Mount a URI or a local folder at a namespace path; repeatable
+    #[arg(long = "mount", value_name = "PATH=URI", value_parser = split_mount)]
+    #[serde(skip)]
+    pub(super) mounts: Vec<(String, String)>,
+
+    /// Folder that file:// mounts may lie in, besides those of --mount; repeatable
+    #[arg(long = "file-root", value_name = "FOLDER")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    file_roots: Vec<PathBuf>,
+
+    /// Byte budget of all caches [default: a third of the machine's memory]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<String>,
+
+    /// How long a ticket is valid [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket_ttl: Option<String>,
+
+    /// Decoded bytes that one endpoint covers [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint_bytes: Option<String>,
+
+    /// Threads that decode [default: the number of cores]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decode_threads: Option<usize>,
+
+    /// Requests in flight to one mount's store [default: 64]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_concurrency: Option<usize>,
+
+    /// How long one request to a store may take [default: 10s]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_request_timeout: Option<String>,
+
+    /// How long connecting to a store may take [default: 3s]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_connect_timeout: Option<String>,
+
+    /// How long a request to a store is tried again [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store_retry_timeout: Option<String>,
+
+    /// Which events are logged, for example info,jetbridge_cache=debug [default: info]
+    #[arg(long, value_name = "FILTER")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+
+    /// Form of the log lines [default: text]
+    #[arg(long, value_name = "FORM")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<LogFormat>,
+
+    /// How long streams in flight may go on after SIGTERM [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shutdown_grace: Option<String>,
+}
+
+fn checked_bytes(text: &str) -> Result<String, String> {
+    parse_bytes(text).map(|_| text.to_owned())
+}
+
+fn checked_duration(text: &str) -> Result<String, String> {
+    parse_duration(text).map(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::super::keys;
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        _flags: ConfigFlags,
+    }
+
+    #[test]
+    fn every_setting_has_its_flag() {
+        let command = Command::command();
+        let flags: Vec<_> = command
+            .get_arguments()
+            .filter_map(|arg| arg.get_long())
+            .map(|long| format!("--{long}"))
+            .collect();
+        for name in keys::names() {
+            assert!(flags.contains(&keys::flag(name)), "{name} has no flag");
+        }
+        assert_eq!(
+            flags.len(),
+            keys::names().count() + 1,
+            "--config is the only flag that is no setting"
+        );
+    }
+}

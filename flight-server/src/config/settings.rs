@@ -1,0 +1,230 @@
+//! What is true for a server: plain data, checked, without handles.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jetbridge_cache::ufs::UfsLimits;
+use jetbridge_cache::{CacheConfig, page::PageConfig};
+use jetbridge_catalog::mount::Mount;
+use jetbridge_catalog::path::NsPath;
+use jetbridge_catalog::uri::{Scheme, UfsUri};
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+use super::value::exact_bytes;
+use super::written::{MIN_MEMORY_BYTES, Written, WrittenMount};
+
+/// An endpoint below this would cost more in calls than it carries.
+const MIN_ENDPOINT_BYTES: u64 = 64 << 10;
+/// A ticket is a key to data: it should not live for months.
+const TICKET_TTL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(7 * 24 * 3600);
+/// Any wait longer than this is a mistake in the unit.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+/// As above; none at all is allowed where it means "cut at once".
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const THREADS: RangeInclusive<usize> = 1..=1024;
+const STORE_CONCURRENCY: RangeInclusive<usize> = 1..=4096;
+
+/// Settings of one server.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Folder of everything that outlives the process: the metadata store, keys, the lock; absolute. Default
+    /// `$XDG_DATA_HOME/jetbridge`, else `~/.local/share/jetbridge`, else `/var/lib/jetbridge`.
+    pub data_dir: PathBuf,
+    /// Address of the Flight service, `host:port`; port 0 takes a free one. Default `127.0.0.1:8815`.
+    pub flight: String,
+    /// Address of `/livez`, `/readyz` and `/metrics`, `host:port`; port 0 takes a free one. Default `127.0.0.1:8816`.
+    pub admin: String,
+    /// Flight address that clients are told in endpoints, `host:port`. Default: the bound one, or none (the client's
+    /// own connection) when that is a wildcard address.
+    pub advertise: Option<String>,
+    /// Allows addresses other than loopback, though nothing is authenticated or encrypted. Default false.
+    pub insecure: bool,
+    /// Mounts that exist at start, sorted by namespace path. Default none.
+    pub mounts: Vec<Mount>,
+    /// Folders that `file://` mounts may lie in, absolute: those written, and those of [`Settings::mounts`], since
+    /// whoever writes a setting owns the machine. Default none.
+    pub file_roots: Vec<PathBuf>,
+    /// The byte budget of all caches together. Default a third of the machine's memory, or of the cgroup's limit.
+    pub memory_bytes: u64,
+    /// How long a ticket is valid. Default 10 minutes, at most 7 days.
+    pub ticket_ttl: Duration,
+    /// Decoded bytes that one endpoint covers. Default 256 MiB.
+    pub endpoint_bytes: u64,
+    /// Threads that decode Parquet. Default the number of cores.
+    pub decode_threads: usize,
+    /// Requests in flight to one mount's store. Default 64.
+    pub store_concurrency: usize,
+    /// How long one request to a store may take. Default 10 s.
+    pub store_request_timeout: Duration,
+    /// How long connecting to a store may take. Default 3 s.
+    pub store_connect_timeout: Duration,
+    /// How long a request to a store is tried again. Default 30 s.
+    pub store_retry_timeout: Duration,
+    /// Which events are logged, as tracing filter directives. Default `info`.
+    pub log: String,
+    /// Form of the log lines. Default text.
+    pub log_format: LogFormat,
+    /// How long streams in flight may go on after SIGTERM. Default 30 s.
+    pub shutdown_grace: Duration,
+}
+
+impl Settings {
+    /// Checks what was written and resolves it. `origin` tells where a key's value was written.
+    pub(super) fn resolve(written: Written, origin: impl Fn(&str) -> String) -> Result<Self, ConfigError> {
+        let refuse = |(key, reason): (String, String)| ConfigError::BadValue {
+            origin: origin(&key),
+            key,
+            reason,
+        };
+        check(&written).map_err(refuse)?;
+        let absolute =
+            |key: &str, path: &Path| std::path::absolute(path).map_err(|error| (key.to_owned(), error.to_string()));
+        let mounts = written.mounts.iter().map(|(path, mount)| resolve_mount(path, mount));
+        let mounts = mounts.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+        let roots = written.file_roots.iter().map(|root| absolute("file_roots", root));
+        let roots = roots.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+        Ok(Self {
+            data_dir: absolute("data_dir", &written.data_dir).map_err(refuse)?,
+            flight: written.flight,
+            admin: written.admin,
+            advertise: written.advertise,
+            insecure: written.insecure,
+            file_roots: with_mounted_folders(roots, &mounts),
+            mounts,
+            memory_bytes: written.memory.as_u64(),
+            ticket_ttl: written.ticket_ttl,
+            endpoint_bytes: written.endpoint_bytes.as_u64(),
+            decode_threads: written.decode_threads,
+            store_concurrency: written.store_concurrency,
+            store_request_timeout: written.store_request_timeout,
+            store_connect_timeout: written.store_connect_timeout,
+            store_retry_timeout: written.store_retry_timeout,
+            log: written.log,
+            log_format: written.log_format,
+            shutdown_grace: written.shutdown_grace,
+        })
+    }
+
+    /// The limits on requests to one mount's store.
+    pub fn store_limits(&self) -> UfsLimits {
+        UfsLimits {
+            concurrency: self.store_concurrency,
+            connect_timeout: self.store_connect_timeout,
+            request_timeout: self.store_request_timeout,
+            retry_timeout: self.store_retry_timeout,
+            ..UfsLimits::default()
+        }
+    }
+
+    /// The cache's budget and threads.
+    pub fn cache_config(&self) -> CacheConfig {
+        CacheConfig {
+            memory_bytes: self.memory_bytes,
+            decode_threads: self.decode_threads,
+            page: PageConfig::default(),
+            ..CacheConfig::default()
+        }
+    }
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people: time, level, message, fields.
+    #[default]
+    Text,
+    /// For machines: one object a line.
+    Json,
+}
+
+/// A key and what is wrong with its value.
+type Refused = (String, String);
+
+fn check(written: &Written) -> Result<(), Refused> {
+    let duration = |value: &Duration| humantime::format_duration(*value).to_string();
+    let durations = [
+        ("ticket_ttl", written.ticket_ttl, TICKET_TTL),
+        ("store_request_timeout", written.store_request_timeout, TIMEOUT),
+        ("store_connect_timeout", written.store_connect_timeout, TIMEOUT),
+        ("store_retry_timeout", written.store_retry_timeout, TIMEOUT),
+        ("shutdown_grace", written.shutdown_grace, GRACE),
+    ];
+    for (key, value, range) in durations {
+        within(key, value, range, duration)?;
+    }
+    within("decode_threads", written.decode_threads, THREADS, usize::to_string)?;
+    within(
+        "store_concurrency",
+        written.store_concurrency,
+        STORE_CONCURRENCY,
+        usize::to_string,
+    )?;
+    let bytes = |value: &u64| exact_bytes(*value);
+    within(
+        "memory",
+        written.memory.as_u64(),
+        MIN_MEMORY_BYTES..=u64::MAX >> 1,
+        bytes,
+    )?;
+    within(
+        "endpoint_bytes",
+        written.endpoint_bytes.as_u64(),
+        MIN_ENDPOINT_BYTES..=u64::MAX >> 1,
+        bytes,
+    )
+}
+
+fn within<T: PartialOrd>(
+    key: &str,
+    value: T,
+    range: RangeInclusive<T>,
+    text: impl Fn(&T) -> String,
+) -> Result<(), Refused> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (value, least, most) = (text(&value), text(range.start()), text(range.end()));
+    Err((key.to_owned(), format!("{value} is outside {least} to {most}")))
+}
+
+fn resolve_mount(path: &str, written: &WrittenMount) -> Result<Mount, Refused> {
+    fn refuse<E: std::error::Error>(path: &str) -> impl Fn(E) -> Refused {
+        move |error| (format!("mounts.{path}"), chain(&error))
+    }
+    let place = NsPath::parse(path).map_err(refuse(path))?;
+    let uri = absolute_uri(&written.uri).map_err(|reason| (format!("mounts.{path}"), reason))?;
+    let uri = UfsUri::parse(&uri).map_err(refuse(path))?;
+    Mount::new(place, uri, written.options.clone(), written.read_only).map_err(refuse(path))
+}
+
+/// A URI as it is; a folder without a scheme as the `file://` URI of its absolute path.
+fn absolute_uri(text: &str) -> Result<String, String> {
+    if text.contains("://") {
+        return Ok(text.to_owned());
+    }
+    let refused = |reason: &dyn Display| format!("{text:?} is neither a URI nor a folder: {reason}");
+    let path = std::path::absolute(text).map_err(|error| refused(&error))?;
+    path.to_str()
+        .map(|path| format!("file://{path}"))
+        .ok_or_else(|| refused(&"it is not valid UTF-8"))
+}
+
+fn with_mounted_folders(mut roots: Vec<PathBuf>, mounts: &[Mount]) -> Vec<PathBuf> {
+    let local = mounts.iter().filter(|mount| mount.uri.scheme() == Scheme::File);
+    for folder in local.map(|mount| Path::new("/").join(mount.uri.key())) {
+        if !roots.contains(&folder) {
+            roots.push(folder);
+        }
+    }
+    roots
+}
+
+/// The error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,189 @@
+//! Settings as they are written: one value a key, merged from all layers, neither checked nor resolved.
+//!
+//! The field names are the keys of the file, and what each means and defaults to is told at [`super::Settings`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use figment::value::Value;
+use serde::de::{Deserializer, Error as _};
+use serde::{Deserialize, Serialize};
+
+use super::value::{self, Scalar};
+use super::{LogFormat, Machine};
+
+/// The smallest byte budget with which one row group of usual size can be decoded.
+pub(super) const MIN_MEMORY_BYTES: u64 = 64 << 20;
+/// The byte budget when the size of the machine's memory cannot be found out.
+const FALLBACK_MEMORY_BYTES: u64 = 1 << 30;
+/// The part of the machine's memory that the byte budget takes: one in this many.
+const MEMORY_SHARE: u64 = 3;
+
+/// What the merged layers say.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Written {
+    pub(super) data_dir: PathBuf,
+    pub(super) flight: String,
+    pub(super) admin: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) advertise: Option<String>,
+    pub(super) insecure: bool,
+    pub(super) mounts: BTreeMap<String, WrittenMount>,
+    pub(super) file_roots: Vec<PathBuf>,
+    #[serde(with = "value::bytes")]
+    pub(super) memory: ByteSize,
+    #[serde(with = "value::duration")]
+    pub(super) ticket_ttl: Duration,
+    #[serde(with = "value::bytes")]
+    pub(super) endpoint_bytes: ByteSize,
+    pub(super) decode_threads: usize,
+    pub(super) store_concurrency: usize,
+    #[serde(with = "value::duration")]
+    pub(super) store_request_timeout: Duration,
+    #[serde(with = "value::duration")]
+    pub(super) store_connect_timeout: Duration,
+    #[serde(with = "value::duration")]
+    pub(super) store_retry_timeout: Duration,
+    pub(super) log: String,
+    pub(super) log_format: LogFormat,
+    #[serde(with = "value::duration")]
+    pub(super) shutdown_grace: Duration,
+}
+
+impl Written {
+    /// What holds on `machine` when nothing is written.
+    pub(super) fn defaults(machine: &Machine) -> Self {
+        Self {
+            data_dir: default_data_dir(),
+            flight: "127.0.0.1:8815".to_owned(),
+            admin: "127.0.0.1:8816".to_owned(),
+            advertise: None,
+            insecure: false,
+            mounts: BTreeMap::new(),
+            file_roots: Vec::new(),
+            memory: ByteSize(default_memory_bytes(machine)),
+            ticket_ttl: Duration::from_secs(600),
+            endpoint_bytes: ByteSize::mib(256),
+            decode_threads: machine.cores,
+            store_concurrency: 64,
+            store_request_timeout: Duration::from_secs(10),
+            store_connect_timeout: Duration::from_secs(3),
+            store_retry_timeout: Duration::from_secs(30),
+            log: "info".to_owned(),
+            log_format: LogFormat::Text,
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A mount as it stands in the file: the URI alone, or a table.
+#[derive(Clone, Eq, PartialEq, Serialize)]
+pub(super) struct WrittenMount {
+    pub(super) uri: String,
+    pub(super) options: BTreeMap<String, String>,
+    pub(super) read_only: bool,
+}
+
+impl fmt::Debug for WrittenMount {
+    /// Names the options but shows no value: one may be a secret that does not belong there.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options: Vec<_> = self.options.keys().collect();
+        f.debug_struct("WrittenMount")
+            .field("uri", &self.uri)
+            .field("options", &options)
+            .field("read_only", &self.read_only)
+            .finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for WrittenMount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let table = match <Value as Deserialize>::deserialize(deserializer)? {
+            Value::String(_, uri) => {
+                return Ok(Self {
+                    uri,
+                    options: BTreeMap::new(),
+                    read_only: false,
+                });
+            }
+            table => table
+                .deserialize::<MountTable>()
+                .map_err(|error| D::Error::custom(error.kind))?,
+        };
+        let options = table
+            .options
+            .into_iter()
+            .map(|(key, value)| (key, value.into()))
+            .collect();
+        Ok(Self {
+            uri: table.uri,
+            options,
+            read_only: table.read_only,
+        })
+    }
+}
+
+/// A mount's table in TOML or JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MountTable {
+    uri: String,
+    #[serde(default)]
+    options: BTreeMap<String, Scalar>,
+    #[serde(default)]
+    read_only: bool,
+}
+
+fn default_memory_bytes(machine: &Machine) -> u64 {
+    machine.memory_bytes.map_or(FALLBACK_MEMORY_BYTES, |total| {
+        (total / MEMORY_SHARE).max(MIN_MEMORY_BYTES)
+    })
+}
+
+fn default_data_dir() -> PathBuf {
+    let from = |variable: &str| {
+        std::env::var_os(variable)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    from("XDG_DATA_HOME")
+        .or_else(|| from("HOME").map(|home| home.join(".local/share")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("jetbridge")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::keys;
+    use super::*;
+
+    #[test]
+    fn every_field_is_a_listed_key_and_the_reverse() {
+        let machine = Machine {
+            memory_bytes: None,
+            cores: 1,
+        };
+        let written = Written {
+            advertise: Some("h:1".to_owned()),
+            ..Written::defaults(&machine)
+        };
+        let json = serde_json::to_value(written).unwrap();
+        let mut fields: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut listed: Vec<_> = keys::names().collect();
+        fields.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(fields, listed);
+    }
+
+    #[test]
+    fn the_default_budget_is_a_third_of_what_there_is() {
+        let budget = |memory_bytes| default_memory_bytes(&Machine { memory_bytes, cores: 1 });
+        assert_eq!(budget(Some(3 << 30)), 1 << 30);
+        assert_eq!(budget(Some(1 << 20)), MIN_MEMORY_BYTES);
+        assert_eq!(budget(None), FALLBACK_MEMORY_BYTES);
+    }
+}

@@ -1,0 +1,176 @@
+//! From a namespace path to a [`Dataset`]: list, lay out, read the footers, merge the schemas.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use futures::{StreamExt, stream};
+use jetbridge_cache::Cache;
+use jetbridge_cache::Footer;
+use jetbridge_cache::ReadError;
+use jetbridge_cache::key::FileKey;
+use jetbridge_cache::page::OpenFile;
+use jetbridge_cache::schema;
+use jetbridge_catalog::dataset::{Layout, PartitionColumn, is_hidden, is_parquet, layout};
+use jetbridge_catalog::path::NsPath;
+
+use super::{DataFile, Dataset, FileSummary, Listed, Tree, partition_field};
+use crate::error::ServiceError;
+
+/// Footers read at once for one dataset; the mount's own limit on requests holds besides.
+const FOOTERS_AT_ONCE: usize = 64;
+
+/// The files of a dataset, in reading order, with the values of their partition folders.
+pub(super) struct Files {
+    pub(super) columns: Vec<PartitionColumn>,
+    pub(super) files: Vec<(Listed, Vec<jetbridge_catalog::dataset::PartitionValue>)>,
+}
+
+/// Lists the data files of `path`, which may be a file or a folder.
+pub(super) async fn list(tree: &Tree, path: &NsPath) -> Result<Files, ServiceError> {
+    let looks_like_file = path.name().is_some_and(is_parquet);
+    if looks_like_file && let Some(file) = tree.file(path).await? {
+        return Ok(single(file));
+    }
+    let mut listed = tree.files(path).await?;
+    listed.retain(|file| relative(path, file).is_some_and(|rel| !is_hidden(rel) && is_parquet(rel)));
+    if listed.is_empty() {
+        return match tree.file(path).await? {
+            Some(file) if !looks_like_file => Ok(single(file)),
+            _ => Err(ServiceError::NoDataset { path: path.clone() }),
+        };
+    }
+    let layout = {
+        let paths: Vec<&str> = listed.iter().filter_map(|file| relative(path, file)).collect();
+        layout(&paths).map_err(|source| ServiceError::Layout {
+            path: path.clone(),
+            source,
+        })?
+    };
+    Ok(in_order(listed, layout))
+}
+
+/// Reads the footers of `files` and merges their schemas.
+pub(super) async fn load(cache: &Arc<Cache>, path: &NsPath, files: Files) -> Result<Dataset, ServiceError> {
+    let Files { columns, files } = files;
+    let mut schemas = HashSet::new();
+    let mut loaded = Vec::with_capacity(files.len());
+    let cache = Arc::clone(cache);
+    let mut footers = stream::iter(files)
+        .map(move |(listed, values)| {
+            let cache = Arc::clone(&cache);
+            let open = open_file(&listed);
+            let reading = open.clone();
+            let footer = tokio::spawn(async move { cache.footer(&reading).await });
+            async move { (listed.path, open, values, footer.await) }
+        })
+        .buffered(FOOTERS_AT_ONCE);
+    while let Some((file, open, values, footer)) = footers.next().await {
+        let footer = footer.map_err(|_| ServiceError::Internal {
+            what: format!("reading the footer of {file}"),
+        })?;
+        let summary = footer.map(|footer| summarize(&footer, &mut schemas)).map_err(Arc::new);
+        loaded.push(DataFile {
+            path: file,
+            open,
+            values,
+            summary,
+        });
+    }
+    let schema = merged(path, &columns, &loaded)?;
+    Ok(Dataset {
+        path: path.clone(),
+        schema,
+        partitions: columns,
+        files: loaded,
+    })
+}
+
+/// The file as the cache opens it: its canonical URI, size and generation.
+pub(crate) fn open_file(listed: &Listed) -> OpenFile {
+    let key = FileKey {
+        uri: listed.ufs.uri_of(&listed.info.path).into(),
+        generation: listed.info.generation.clone(),
+        size: listed.info.size,
+    };
+    OpenFile {
+        ufs: listed.ufs.clone(),
+        path: listed.info.path.clone(),
+        key,
+    }
+}
+
+fn single(file: Listed) -> Files {
+    Files {
+        columns: Vec::new(),
+        files: vec![(file, Vec::new())],
+    }
+}
+
+fn relative<'a>(path: &NsPath, file: &'a Listed) -> Option<&'a str> {
+    file.path.strip_prefix(path)
+}
+
+fn in_order(listed: Vec<Listed>, layout: Layout) -> Files {
+    let mut listed: Vec<Option<Listed>> = listed.into_iter().map(Some).collect();
+    let files = layout
+        .files
+        .into_iter()
+        .filter_map(|file| Some((listed.get_mut(file.index)?.take()?, file.values)))
+        .collect();
+    Files {
+        columns: layout.columns,
+        files,
+    }
+}
+
+/// Keeps of a footer what plans need; equal schemas are kept once.
+fn summarize(footer: &Footer, schemas: &mut HashSet<SchemaRef>) -> FileSummary {
+    let schema = match schemas.get(&footer.schema) {
+        Some(known) => Arc::clone(known),
+        None => {
+            schemas.insert(Arc::clone(&footer.schema));
+            Arc::clone(&footer.schema)
+        }
+    };
+    FileSummary {
+        schema,
+        row_groups: footer.row_groups.clone().into(),
+    }
+}
+
+/// The schema of all readable files, with partition columns last; a file's own column of a partition's name gives way.
+fn merged(path: &NsPath, columns: &[PartitionColumn], files: &[DataFile]) -> Result<SchemaRef, ServiceError> {
+    let mut seen: HashSet<*const Schema> = HashSet::new();
+    let distinct = files.iter().filter_map(|file| {
+        let schema = &file.summary.as_ref().ok()?.schema;
+        seen.insert(Arc::as_ptr(schema))
+            .then(|| (file.path.as_ref(), schema.as_ref()))
+    });
+    let mut distinct = distinct.peekable();
+    if distinct.peek().is_none() {
+        return Err(
+            first_error(files).map_or_else(|| ServiceError::NoDataset { path: path.clone() }, ServiceError::Read)
+        );
+    }
+    let merged = schema::merge(distinct).map_err(|source| ServiceError::Merge {
+        path: path.clone(),
+        source,
+    })?;
+    if columns.is_empty() {
+        return Ok(merged);
+    }
+    let own = merged
+        .fields()
+        .iter()
+        .filter(|field| columns.iter().all(|column| column.name != *field.name()));
+    let fields: Vec<Arc<Field>> = own
+        .cloned()
+        .chain(columns.iter().map(|column| Arc::new(partition_field(column))))
+        .collect();
+    Ok(Arc::new(Schema::new_with_metadata(fields, merged.metadata().clone())))
+}
+
+fn first_error(files: &[DataFile]) -> Option<Arc<ReadError>> {
+    files.iter().find_map(|file| file.summary.as_ref().err().cloned())
+}

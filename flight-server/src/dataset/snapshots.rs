@@ -1,0 +1,134 @@
+//! Which snapshot of a dataset answers a request, by the freshness of its mounts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use jetbridge_cache::Cache;
+use jetbridge_catalog::mount::Freshness;
+use jetbridge_catalog::path::NsPath;
+use moka::sync::Cache as Moka;
+use tokio::sync::Mutex;
+
+use super::load::{self, Files};
+use super::{Dataset, Tree};
+use crate::error::ServiceError;
+
+/// Most files, summed over all snapshots kept; about 1 KiB of memory each.
+const KEPT_FILES: u64 = 2_000_000;
+
+/// The snapshots of the datasets that were asked for.
+///
+/// One lock a dataset, held while its storage is asked: of many requests for a cold dataset one lists it, the others
+/// wait for that answer.
+#[derive(Debug)]
+pub struct Datasets {
+    tree: Tree,
+    cache: Arc<Cache>,
+    slots: Moka<NsPath, Arc<Slot>>,
+    /// How often something was refreshed: a snapshot whose loading began before a refresh is not kept.
+    refreshes: AtomicU64,
+}
+
+type Slot = Mutex<Option<Known>>;
+
+#[derive(Debug)]
+struct Known {
+    dataset: Arc<Dataset>,
+    checked: Instant,
+}
+
+impl Datasets {
+    /// Datasets of `tree`, their footers read through `cache`.
+    #[must_use]
+    pub fn new(tree: Tree, cache: Arc<Cache>) -> Self {
+        // A slot weighs what it held when it was last touched by `get`; an empty one weighs one file.
+        let slots = Moka::builder()
+            .max_capacity(KEPT_FILES)
+            .weigher(|_: &NsPath, slot: &Arc<Slot>| slot.try_lock().map_or(1, |known| weight(known.as_ref())))
+            .build();
+        Self {
+            tree,
+            cache,
+            slots,
+            refreshes: AtomicU64::new(0),
+        }
+    }
+
+    /// The namespace tree that datasets are found in.
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The dataset at `path`, as fresh as its mounts ask for.
+    ///
+    /// # Errors
+    /// NOT_FOUND where there is no data, the storage's errors, files that do not merge.
+    pub async fn get(&self, path: &NsPath) -> Result<Arc<Dataset>, ServiceError> {
+        let freshness = self.tree.freshness(path)?;
+        let slot = self.slots.get_with(path.clone(), Arc::default);
+        let mut known = slot.lock().await;
+        if let Some(known) = known.as_ref()
+            && is_fresh(freshness, known.checked.elapsed())
+        {
+            return Ok(Arc::clone(&known.dataset));
+        }
+        let (checked, refreshes) = (Instant::now(), self.refreshes.load(Ordering::SeqCst));
+        let files = load::list(&self.tree, path).await?;
+        let dataset = match known.take() {
+            Some(known) if is_same(&known.dataset, &files) => known.dataset,
+            _ => Arc::new(load::load(&self.cache, path, files).await?),
+        };
+        *known = Some(Known {
+            dataset: Arc::clone(&dataset),
+            checked,
+        });
+        drop(known);
+        self.slots.insert(path.clone(), slot);
+        if self.refreshes.load(Ordering::SeqCst) != refreshes {
+            self.slots.invalidate(path);
+        }
+        Ok(dataset)
+    }
+
+    /// Forgets what is known of `path`, of what lies below it and above it, so that the next request looks at the storage.
+    pub fn refresh(&self, path: &NsPath) {
+        self.refreshes.fetch_add(1, Ordering::SeqCst);
+        let related: Vec<_> = self
+            .slots
+            .iter()
+            .map(|(known, _)| known)
+            .filter(|known| known.strip_prefix(path).is_some() || path.strip_prefix(known).is_some())
+            .collect();
+        for known in related {
+            self.slots.invalidate(known.as_ref());
+        }
+    }
+}
+
+fn weight(known: Option<&Known>) -> u32 {
+    known.map_or(1, |known| {
+        u32::try_from(known.dataset.files.len()).unwrap_or(u32::MAX).max(1)
+    })
+}
+
+fn is_fresh(freshness: Freshness, age: Duration) -> bool {
+    match freshness {
+        Freshness::Immutable => true,
+        Freshness::MaxAge(limit) => age < limit,
+        Freshness::Always => false,
+    }
+}
+
+/// Whether a listing shows the same files at the same generations as a snapshot whose footers were all readable.
+fn is_same(dataset: &Dataset, files: &Files) -> bool {
+    dataset.files.len() == files.files.len()
+        && dataset.files.iter().zip(&files.files).all(|(known, (listed, _))| {
+            known.summary.is_ok()
+                && known.path == listed.path
+                && known.open.key.generation == listed.info.generation
+                && known.open.key.size == listed.info.size
+                && *known.open.key.uri == *listed.ufs.uri_of(&listed.info.path)
+        })
+}

@@ -1,0 +1,39 @@
+//! Flight's own actions. Their bodies are plain protobuf messages, not JSON and not `Any`.
+
+use arrow_flight::{CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, RenewFlightEndpointRequest};
+use bytes::Bytes;
+use prost::Message;
+
+use super::super::info;
+use crate::error::ServiceError;
+use crate::node::Node;
+
+/// A planned scan holds nothing on the server; a DoGet under way is cancelled by the client closing its stream.
+pub(super) fn cancel_flight_info(body: &[u8]) -> Result<Bytes, ServiceError> {
+    let request: CancelFlightInfoRequest = decode("CancelFlightInfo", body)?;
+    if request.info.is_none() {
+        return Err(ServiceError::invalid(
+            "CancelFlightInfo: the request names no FlightInfo",
+        ));
+    }
+    Ok(CancelFlightInfoResult::new(CancelStatus::NotCancellable)
+        .encode_to_vec()
+        .into())
+}
+
+/// The endpoint with its ticket sealed anew; a ticket that expired already is refused like in DoGet.
+pub(super) fn renew_flight_endpoint(node: &Node, body: &[u8]) -> Result<Bytes, ServiceError> {
+    let request: RenewFlightEndpointRequest = decode("RenewFlightEndpoint", body)?;
+    let mut endpoint = request
+        .endpoint
+        .ok_or_else(|| ServiceError::invalid("RenewFlightEndpoint: the request names no endpoint"))?;
+    let ticket = endpoint.ticket.take().unwrap_or_default();
+    let (ticket, expires) = info::renewed(node, &ticket.ticket)?;
+    endpoint.ticket = Some(ticket);
+    endpoint.expiration_time = Some(expires);
+    Ok(endpoint.encode_to_vec().into())
+}
+
+fn decode<T: Message + Default>(name: &str, body: &[u8]) -> Result<T, ServiceError> {
+    T::decode(body).map_err(|error| ServiceError::invalid(format!("{name}: {error}")))
+}

@@ -1,0 +1,206 @@
+//! Record batches as Flight messages of a bounded size.
+//!
+//! Arrow's buffers are not copied here: a message is a small header and the arrays' own buffers, by reference.
+//!
+//! A message larger than the client's limit is refused by most gRPC libraries, so a batch that encodes to more is cut in
+//! halves by rows until it fits; a single row that is larger goes out whole. Dictionaries are sent as dictionaries: the
+//! stream's schema is the one that FlightInfo gave, to the bit.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::writer::{DictionaryHandling, IpcWriteOptions, StreamEncoder};
+use arrow_flight::SchemaAsIpc;
+use jetbridge_cache::key::Source;
+use jetbridge_cache::scan::tidy;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+use super::message::{self, Message};
+
+/// Request header by which a client raises (or lowers) the size of the messages that it takes, in bytes.
+pub const MESSAGE_LIMIT_HEADER: &str = "x-jetbridge-max-message-bytes";
+
+/// What gRPC clients take unless told otherwise: 4 MiB (grpc-go, grpc-java, tonic).
+const DEFAULT_MESSAGE_LIMIT_BYTES: usize = 4 << 20;
+const MIN_MESSAGE_LIMIT_BYTES: usize = 64 << 10;
+const MAX_MESSAGE_LIMIT_BYTES: usize = 1 << 30;
+
+/// Room for the message's protobuf framing and metadata.
+const FRAMING_BYTES: usize = 4 << 10;
+
+/// The size of message that the caller takes.
+///
+/// # Errors
+/// INVALID_ARGUMENT for a header that is no number between 64 KiB and 1 GiB.
+pub(super) fn message_limit(metadata: &MetadataMap) -> Result<usize, Status> {
+    let Some(value) = metadata.get(MESSAGE_LIMIT_HEADER) else {
+        return Ok(DEFAULT_MESSAGE_LIMIT_BYTES);
+    };
+    let limit = value.to_str().ok().and_then(|text| text.parse().ok());
+    limit.filter(|limit| (MIN_MESSAGE_LIMIT_BYTES..=MAX_MESSAGE_LIMIT_BYTES).contains(limit)).ok_or_else(|| {
+        Status::invalid_argument(format!(
+            "{MESSAGE_LIMIT_HEADER} must be a number of bytes from {MIN_MESSAGE_LIMIT_BYTES} to {MAX_MESSAGE_LIMIT_BYTES}"
+        ))
+    })
+}
+
+/// Encodes the messages of one stream.
+pub(super) struct Encoder {
+    stream: StreamEncoder,
+    schema: SchemaRef,
+    limit_bytes: usize,
+    /// Number of the next batch, for the client that resumes a broken stream.
+    next_batch: u64,
+}
+
+impl Encoder {
+    /// A stream of batches of `schema` in messages of at most `limit_bytes`.
+    ///
+    /// # Errors
+    /// A schema that IPC cannot say.
+    pub(super) fn new(schema: &SchemaRef, limit_bytes: usize) -> Result<Self, ArrowError> {
+        let options = IpcWriteOptions::default().with_dictionary_handling(DictionaryHandling::Resend);
+        Ok(Self {
+            stream: StreamEncoder::try_new_with_options(schema, options)?,
+            schema: Arc::clone(schema),
+            limit_bytes: limit_bytes.saturating_sub(FRAMING_BYTES),
+            next_batch: 0,
+        })
+    }
+
+    /// The stream's first message: its schema.
+    ///
+    /// # Errors
+    /// None that [`Encoder::new`] does not find.
+    pub(super) fn schema(&mut self) -> Result<Message, ArrowError> {
+        // The first batch brings the schema along; one without rows brings nothing else that is needed.
+        let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
+        let mut messages = message::split(self.stream.encode(&nothing)?)?;
+        if messages.is_empty() {
+            Err(ArrowError::IpcError("no schema message".to_owned()))
+        } else {
+            Ok(messages.swap_remove(0))
+        }
+    }
+
+    /// The messages of one batch: new dictionaries, then the rows.
+    ///
+    /// # Errors
+    /// Arrays that cannot be encoded.
+    pub(super) fn batch(&mut self, batch: &RecordBatch, source: Source) -> Result<Vec<Message>, ArrowError> {
+        let mut sent = Vec::with_capacity(1);
+        let mut rest = vec![batch.clone()];
+        while let Some(batch) = rest.pop() {
+            let mut messages = message::split(self.stream.encode(&batch)?)?;
+            let Some(mut rows) = messages.pop() else { continue };
+            // Dictionaries come before the rows, and count as sent.
+            sent.append(&mut messages);
+            if batch.num_rows() > 1 && rows.bytes() > self.limit_bytes {
+                rest.extend(halves(&batch)?);
+                continue;
+            }
+            rows.metadata = self.metadata(source).into();
+            sent.push(rows);
+        }
+        Ok(sent)
+    }
+
+    fn metadata(&mut self, source: Source) -> Vec<u8> {
+        let index = self.next_batch;
+        self.next_batch += 1;
+        format!(r#"{{"batch": {index}, "source": "{}"}}"#, source.as_str()).into_bytes()
+    }
+}
+
+/// A batch cut in two, the second half first, each without what it does not use of shared buffers.
+fn halves(batch: &RecordBatch) -> Result<[RecordBatch; 2], ArrowError> {
+    let middle = batch.num_rows() / 2;
+    let second = batch.slice(middle, batch.num_rows() - middle);
+    Ok([tidy(&second)?, tidy(&batch.slice(0, middle))?])
+}
+
+/// The schema as FlightInfo carries it.
+///
+/// # Errors
+/// A schema that IPC cannot say.
+pub(super) fn schema_bytes(schema: &Schema) -> Result<bytes::Bytes, ArrowError> {
+    let options = IpcWriteOptions::default();
+    let message: arrow_flight::IpcMessage = SchemaAsIpc::new(schema, &options).try_into()?;
+    Ok(message.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, DictionaryArray, Int64Array, StringArray, StringViewArray, UInt8Array};
+    use arrow::datatypes::{DataType, Field, UInt8Type};
+    use arrow_flight::decode::FlightRecordBatchStream;
+    use futures::{TryStreamExt, stream};
+
+    use super::*;
+
+    async fn round_trip(batch: &RecordBatch, limit_bytes: usize) -> (Vec<usize>, RecordBatch) {
+        let mut encoder = Encoder::new(&batch.schema(), limit_bytes).unwrap();
+        let mut messages = vec![encoder.schema().unwrap()];
+        messages.extend(encoder.batch(batch, Source::Memory).unwrap());
+        let sizes = messages.iter().map(Message::bytes).collect();
+        let messages: Vec<_> = messages.into_iter().map(Message::into_flight_data).collect();
+        let decoded = FlightRecordBatchStream::new_from_flight_data(stream::iter(messages.into_iter().map(Ok)));
+        let batches: Vec<_> = decoded.try_collect().await.unwrap();
+        (
+            sizes,
+            arrow::compute::concat_batches(&batch.schema(), &batches).unwrap(),
+        )
+    }
+
+    fn batch_of(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_large_batch_is_cut_below_the_limit_and_reads_back_equal() {
+        let numbers: ArrayRef = Arc::new((0..500_000).collect::<Int64Array>());
+        let names: ArrayRef = Arc::new(
+            (0..500_000)
+                .map(|i| Some(format!("a name that is not inlined {i}")))
+                .collect::<StringViewArray>(),
+        );
+        let batch = batch_of(vec![("n", numbers), ("s", names)]);
+        let (sizes, read) = round_trip(&batch, 1 << 20).await;
+        assert!(sizes.len() > 20, "{sizes:?}");
+        assert!(sizes.iter().all(|&size| size <= 1 << 20), "{sizes:?}");
+        assert_eq!(read, batch);
+    }
+
+    #[tokio::test]
+    async fn one_row_larger_than_the_limit_goes_out_whole() {
+        let batch = batch_of(vec![(
+            "s",
+            Arc::new(StringArray::from(vec!["x".repeat(1 << 20)])) as ArrayRef,
+        )]);
+        let (_, read) = round_trip(&batch, MIN_MESSAGE_LIMIT_BYTES).await;
+        assert_eq!(read, batch);
+    }
+
+    #[tokio::test]
+    async fn dictionaries_stay_dictionaries() {
+        let keys = UInt8Array::from(vec![Some(0), None, Some(1)]);
+        let values: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+        let array: ArrayRef = Arc::new(DictionaryArray::<UInt8Type>::new(keys, values));
+        let (_, read) = round_trip(&batch_of(vec![("d", array)]), 1 << 20).await;
+        let expected = DataType::Dictionary(Box::new(DataType::UInt8), Box::new(DataType::Utf8));
+        assert_eq!(read.schema().field(0), &Field::new("d", expected, true));
+    }
+
+    #[test]
+    fn batches_are_numbered() {
+        let numbers = batch_of(vec![("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
+        let mut encoder = Encoder::new(&numbers.schema(), 1 << 20).unwrap();
+        encoder.schema().unwrap();
+        let metadata = |encoder: &mut Encoder| encoder.batch(&numbers, Source::Disk).unwrap()[0].metadata.clone();
+        assert_eq!(metadata(&mut encoder), r#"{"batch": 0, "source": "disk"}"#);
+        assert_eq!(metadata(&mut encoder), r#"{"batch": 1, "source": "disk"}"#);
+    }
+}

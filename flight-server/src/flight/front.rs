@@ -1,0 +1,198 @@
+//! The front of the Flight service: DoGet past tonic's encoder.
+//!
+//! tonic copies each message into its own buffer, and prost copied the body into the message before; this answers DoGet with an
+//! HTTP body that yields the messages' frames by reference. Every other call goes on to the generated service, and so does a
+//! DoGet that tonic has to answer: one with a compressed request.
+//!
+//! Why a service in front and not a tonic codec: a codec writes into one contiguous buffer, so it can only copy.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use arrow_flight::Ticket;
+use arrow_flight::flight_service_server::FlightServiceServer;
+use bytes::{Buf, Bytes};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream};
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::{Body as HttpBody, Frame};
+use http_body_util::{BodyExt, Limited};
+use prost::Message as _;
+use tonic::body::Body;
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::{Code, Status};
+use tower::Service;
+
+use super::message::Message;
+use super::{FlightDoor, MAX_REQUEST_BYTES};
+
+const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_PREFIX_BYTES: usize = 5;
+
+/// The Flight service with its own way out for DoGet.
+#[derive(Debug, Clone)]
+pub struct Front {
+    door: FlightDoor,
+    inner: FlightServiceServer<FlightDoor>,
+}
+
+impl Front {
+    pub(super) fn new(door: FlightDoor, inner: FlightServiceServer<FlightDoor>) -> Self {
+        Self { door, inner }
+    }
+}
+
+impl NamedService for Front {
+    const NAME: &'static str = <FlightServiceServer<FlightDoor> as NamedService>::NAME;
+}
+
+impl Service<Request<Body>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Service::<Request<Body>>::poll_ready(&mut self.inner, context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        if request.uri().path() != DO_GET || is_compressed(request.headers()) {
+            return self.inner.call(request).boxed();
+        }
+        let door = self.door.clone();
+        async move { Ok(do_get(door, request).await.unwrap_or_else(Status::into_http)) }.boxed()
+    }
+}
+
+async fn do_get(door: FlightDoor, request: Request<Body>) -> Result<Response<Body>, Status> {
+    let (parts, body) = request.into_parts();
+    let ticket = read_ticket(body).await?;
+    let mut request = tonic::Request::new(ticket);
+    *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
+    let (metadata, messages, _) = door.messages(request).await?.into_parts();
+    let mut response = Response::new(Body::new(Outgoing::new(messages)));
+    *response.headers_mut() = metadata.into_headers();
+    response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
+    Ok(response)
+}
+
+/// The one message of the request.
+async fn read_ticket(body: Body) -> Result<Ticket, Status> {
+    let whole = Limited::new(body, MAX_REQUEST_BYTES).collect().await;
+    let mut bytes = whole
+        .map_err(|error| Status::invalid_argument(format!("the request cannot be read: {error}")))?
+        .to_bytes();
+    if bytes.len() < GRPC_PREFIX_BYTES {
+        return Err(Status::invalid_argument("the request has no message"));
+    }
+    let (compressed, length) = (bytes.get_u8(), bytes.get_u32());
+    if compressed != 0 || usize::try_from(length) != Ok(bytes.len()) {
+        return Err(Status::invalid_argument("the request is not one uncompressed message"));
+    }
+    Ticket::decode(bytes).map_err(|error| Status::invalid_argument(format!("the request is no ticket: {error}")))
+}
+
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers
+        .get("grpc-encoding")
+        .is_some_and(|encoding| encoding != "identity")
+}
+
+/// The body of an answer: frames of messages, then the status as trailers.
+struct Outgoing<S> {
+    messages: S,
+    frames: VecDeque<Bytes>,
+    ended: bool,
+}
+
+impl<S> Outgoing<S> {
+    fn new(messages: S) -> Self {
+        Self {
+            messages,
+            frames: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.ended = true;
+        self.frames.clear();
+        Poll::Ready(Some(Ok(Frame::trailers(trailers(status)))))
+    }
+}
+
+impl<S: Stream<Item = Result<Message, Status>> + Unpin> HttpBody for Outgoing<S> {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        loop {
+            if let Some(frame) = self.frames.pop_front() {
+                return Poll::Ready(Some(Ok(Frame::data(frame))));
+            }
+            match std::task::ready!(Pin::new(&mut self.messages).poll_next(context)) {
+                Some(Ok(message)) => match message.into_frames() {
+                    Ok(frames) => self.frames = frames,
+                    Err(error) => return self.end(&Status::internal(error.to_string())),
+                },
+                Some(Err(status)) => return self.end(&status),
+                None => return self.end(&Status::new(Code::Ok, "")),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
+    }
+}
+
+fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        // Only metadata that is no valid header can do that, and ours is none; the code alone is still a status.
+        trailers.insert("grpc-status", HeaderValue::from(i32::from(status.code())));
+    }
+    trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_error_within_the_stream_comes_as_trailers() {
+        let messages = stream::iter([Ok(Message::default()), Err(Status::aborted("STALE"))]);
+        let mut body = Outgoing::new(messages);
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers["grpc-status"], "10");
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_is_refused() {
+        for bytes in [
+            &b""[..],
+            b"\0",
+            b"\0\0\0\0\x05abc",
+            b"\x01\0\0\0\0",
+            b"\0\0\0\0\x03\xff\xff\xff",
+        ] {
+            let body = Body::new(http_body_util::Full::new(Bytes::copy_from_slice(bytes)));
+            assert_eq!(
+                read_ticket(body).await.unwrap_err().code(),
+                Code::InvalidArgument,
+                "{bytes:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! FlightInfo from a plan: schema, endpoints, tickets.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arrow_flight::{FlightEndpoint, FlightInfo, Ticket};
+use jetbridge_catalog::path::NsPath;
+use prost_types::Timestamp;
+use serde::Serialize;
+
+use super::encode;
+use crate::error::ServiceError;
+use crate::node::Node;
+use crate::plan::{Plan, Run};
+use crate::redeem;
+use crate::request::ScanSpec;
+
+/// The location that means "the connection you already have".
+pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://?";
+
+/// What an endpoint's `app_metadata` says, as JSON.
+#[derive(Debug, Serialize)]
+struct EndpointMetadata<'a> {
+    /// The file, or the deepest folder with all files of the endpoint.
+    path: String,
+    /// Row groups in reading order, one number each; of several files one after another.
+    row_groups: Vec<u32>,
+    /// Files that it reads.
+    files: usize,
+    /// Rows that are read; those of the answer where there is no filter.
+    rows: u64,
+    /// Decoded bytes that are read, estimated from the footers.
+    bytes: u64,
+    /// Where the bytes are now: `decoded`, `raw` or `none`.
+    cached: &'a str,
+}
+
+/// The flight of a planned scan; endpoints name `location`, then the connection in use.
+///
+/// # Errors
+/// A schema that cannot be encoded, a run too large for a ticket.
+pub(super) async fn flight_info(
+    node: &Node,
+    plan: &Plan,
+    spec: &ScanSpec,
+    location: Option<&str>,
+) -> Result<FlightInfo, ServiceError> {
+    let expires = SystemTime::now() + node.ticket_ttl;
+    let sealer = redeem::Sealer::new(node, plan, spec, expires);
+    let mut endpoints = Vec::with_capacity(plan.runs.len());
+    for run in &plan.runs {
+        let mut endpoint = FlightEndpoint::new()
+            .with_ticket(Ticket::new(sealer.seal(run)?))
+            .with_expiration_time(timestamp(expires))
+            .with_app_metadata(metadata(node, plan, run).await?);
+        for uri in location.into_iter().chain([REUSE_CONNECTION]) {
+            endpoint = endpoint.with_location(uri);
+        }
+        endpoints.push(endpoint);
+    }
+    let mut info = FlightInfo::new()
+        .with_endpoints(endpoints)
+        .with_total_records(plan.rows.map_or(-1, saturating))
+        .with_total_bytes(plan.rows.map_or(-1, |_| saturating(plan.bytes)))
+        .with_ordered(spec.ordered);
+    info.schema = encode::schema_bytes(&plan.output).map_err(|error| ServiceError::Internal {
+        what: error.to_string(),
+    })?;
+    Ok(info)
+}
+
+/// A ticket sealed anew, with its new expiration time.
+///
+/// # Errors
+/// What [`redeem::open`] refuses.
+pub(super) fn renewed(node: &Node, ticket: &[u8]) -> Result<(Ticket, Timestamp), ServiceError> {
+    let expires = SystemTime::now() + node.ticket_ttl;
+    let sealed = redeem::renew(node, ticket, expires)?;
+    Ok((Ticket::new(sealed), timestamp(expires)))
+}
+
+async fn metadata(node: &Node, plan: &Plan, run: &Run) -> Result<Vec<u8>, ServiceError> {
+    let metadata = EndpointMetadata {
+        path: common_path(plan, run),
+        row_groups: run
+            .files
+            .iter()
+            .flat_map(|file| file.row_groups.iter().copied())
+            .collect(),
+        files: run.files.len(),
+        rows: run.rows,
+        bytes: run.bytes,
+        cached: redeem::cached(node, plan, run).await,
+    };
+    serde_json::to_vec(&metadata).map_err(|error| ServiceError::Internal {
+        what: error.to_string(),
+    })
+}
+
+fn common_path(plan: &Plan, run: &Run) -> String {
+    let paths = run.files.iter().map(|file| &plan.dataset.files[file.file].path);
+    let common = paths.cloned().reduce(|common, path| deepest_common(&common, &path));
+    common.unwrap_or_else(|| plan.dataset.path.clone()).to_string()
+}
+
+fn deepest_common(one: &NsPath, other: &NsPath) -> NsPath {
+    let mut folder = one.clone();
+    while other.strip_prefix(&folder).is_none() {
+        match folder.parent() {
+            Some(parent) => folder = parent,
+            None => return NsPath::root(),
+        }
+    }
+    folder
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    Timestamp {
+        seconds: i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since_epoch.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+fn saturating(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

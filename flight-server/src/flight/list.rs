@@ -1,0 +1,198 @@
+//! ListFlights: the datasets of the namespace, planned one after another as the client reads.
+//!
+//! What is a dataset is a guess here, since any folder can be read as one: a folder that holds Parquet files directly (or in
+//! `key=value` folders); and where its files share no columns, as when every table is one file, each file by itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow_flight::{Criteria, FlightDescriptor, FlightInfo};
+use futures::{StreamExt, stream};
+use globset::{GlobBuilder, GlobMatcher};
+use jetbridge_catalog::dataset::{dataset_roots, is_hidden, is_parquet};
+use jetbridge_catalog::path::NsPath;
+use tonic::{Code, Status};
+
+use super::{BoxedStream, info};
+use crate::error::ServiceError;
+use crate::node::Node;
+use crate::request::ScanSpec;
+
+/// Longest criteria, in bytes.
+const MAX_CRITERIA_BYTES: usize = 4096;
+
+/// The datasets that `criteria` selects: all, a path and what lies below it, or a glob.
+///
+/// # Errors
+/// INVALID_ARGUMENT for criteria that are no path and no glob; the storage's, for the listing itself.
+pub(super) async fn flights(
+    node: Arc<Node>,
+    location: Option<Arc<str>>,
+    criteria: &Criteria,
+) -> Result<BoxedStream<FlightInfo>, ServiceError> {
+    let filter = Filter::parse(&criteria.expression)?;
+    let candidates: Vec<NsPath> = candidates(&node).await?.into_iter().collect();
+    let flights = stream::iter(candidates)
+        .then(move |candidate| {
+            let (node, location) = (Arc::clone(&node), location.clone());
+            async move { infos(&node, location.as_deref(), candidate).await }
+        })
+        .flat_map(stream::iter)
+        .filter(move |(path, _)| std::future::ready(filter.selects(path)))
+        .map(|(_, info)| info);
+    Ok(flights.boxed())
+}
+
+/// Folders that may be datasets, by path.
+async fn candidates(node: &Node) -> Result<BTreeSet<NsPath>, ServiceError> {
+    let table = node.namespace.table();
+    // A mount below another is listed with that one.
+    let outermost = table
+        .iter()
+        .filter(|mount| mount.path.parent().is_none_or(|above| table.resolve(&above).is_none()));
+    let mut candidates = BTreeSet::new();
+    for mount in outermost {
+        match data_files(node, &mount.path).await {
+            Ok(files) => {
+                let relatives: Vec<&str> = files.iter().filter_map(|file| file.strip_prefix(&mount.path)).collect();
+                candidates.extend(
+                    dataset_roots(&relatives)
+                        .iter()
+                        .filter_map(|root| mount.path.join(root).ok()),
+                );
+            }
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                tracing::warn!(mount = %mount.path, error, "this mount cannot be listed; left out of ListFlights");
+            }
+        }
+    }
+    Ok(candidates)
+}
+
+/// The Parquet files below `folder`, hidden ones left out.
+async fn data_files(node: &Node, folder: &NsPath) -> Result<Vec<NsPath>, ServiceError> {
+    let files = node
+        .datasets
+        .tree()
+        .files(folder)
+        .await?
+        .into_iter()
+        .map(|file| file.path);
+    let is_data = |file: &NsPath| {
+        file.strip_prefix(folder)
+            .is_some_and(|rel| !is_hidden(rel) && is_parquet(rel))
+    };
+    let mut files: Vec<NsPath> = files.filter(is_data).collect();
+    files.sort();
+    Ok(files)
+}
+
+/// The flights of one candidate: itself, or its files when they are no table together. What cannot be read is left out, in
+/// the log's words: one bad file must not hide the other datasets.
+async fn infos(
+    node: &Arc<Node>,
+    location: Option<&str>,
+    candidate: NsPath,
+) -> Vec<(NsPath, Result<FlightInfo, Status>)> {
+    let files = match info_of(node, location, &candidate).await {
+        Ok(info) => return vec![(candidate, Ok(info))],
+        Err(error) if error.code() == Code::FailedPrecondition => data_files(node, &candidate).await,
+        Err(error) => Err(error),
+    };
+    let mut infos = Vec::new();
+    for file in files.unwrap_or_else(|error| left_out(&candidate, &error)) {
+        match info_of(node, location, &file).await {
+            Ok(info) => infos.push((file, Ok(info))),
+            Err(error) => infos.extend(left_out(&file, &error)),
+        }
+    }
+    infos
+}
+
+fn left_out<T>(path: &NsPath, error: &ServiceError) -> Vec<T> {
+    tracing::warn!(dataset = %path, error = crate::error::chain(error), "left out of ListFlights");
+    Vec::new()
+}
+
+async fn info_of(node: &Arc<Node>, location: Option<&str>, path: &NsPath) -> Result<FlightInfo, ServiceError> {
+    let spec = ScanSpec {
+        path: path.to_string(),
+        columns: None,
+        filter: None,
+        limit: None,
+        ordered: false,
+    };
+    let plan = node.plan(&spec).await?;
+    let descriptor = FlightDescriptor::new_path(path.segments().map(str::to_owned).collect());
+    info::flight_info(node, &plan, &spec, location)
+        .await
+        .map(|info| info.with_descriptor(descriptor))
+}
+
+/// Which datasets the criteria select.
+enum Filter {
+    All,
+    Below(NsPath),
+    Glob(GlobMatcher),
+}
+
+impl Filter {
+    fn parse(expression: &[u8]) -> Result<Self, ServiceError> {
+        let text = std::str::from_utf8(expression)
+            .ok()
+            .filter(|text| text.len() <= MAX_CRITERIA_BYTES);
+        let text = text.ok_or_else(|| ServiceError::invalid("the criteria must be a path or a glob, in UTF-8"))?;
+        if text.is_empty() {
+            return Ok(Self::All);
+        }
+        if text.contains(['*', '?', '[', '{']) {
+            let glob = GlobBuilder::new(text).literal_separator(true).build();
+            return glob
+                .map(|glob| Self::Glob(glob.compile_matcher()))
+                .map_err(|error| ServiceError::invalid(format!("the criteria are no glob: {error}")));
+        }
+        let path = NsPath::parse(text).map_err(|error| ServiceError::invalid(crate::error::chain(&error)))?;
+        Ok(Self::Below(path))
+    }
+
+    fn selects(&self, path: &NsPath) -> bool {
+        match self {
+            Self::All => true,
+            Self::Below(folder) => path.strip_prefix(folder).is_some(),
+            Self::Glob(glob) => glob.is_match(path.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selects(criteria: &str, path: &str) -> bool {
+        Filter::parse(criteria.as_bytes())
+            .unwrap()
+            .selects(&NsPath::parse(path).unwrap())
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_segment() {
+        assert!(selects("/lake", "/lake/trips"));
+        assert!(selects("/lake/trips", "/lake/trips"));
+        assert!(!selects("/lake/tr", "/lake/trips"));
+    }
+
+    #[test]
+    fn a_star_stays_within_a_segment() {
+        assert!(selects("/lake/t*", "/lake/trips"));
+        assert!(!selects("/*", "/lake/trips"));
+        assert!(selects("/**", "/lake/trips"));
+    }
+
+    #[test]
+    fn what_is_neither_is_refused() {
+        assert!(Filter::parse(b"lake").is_err());
+        assert!(Filter::parse(&[0xff]).is_err());
+        assert!(Filter::parse(b"/lake/[").is_err());
+    }
+}

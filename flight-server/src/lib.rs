@@ -1,0 +1,38 @@
+//! The process: Arrow Flight, admin HTTP, wiring, and the `jetbridge` command.
+//!
+//! ```text
+//! cli    -> config            what was asked for
+//!        -> server            sockets, start, drain
+//!             -> admin        /livez /readyz /metrics
+//!             -> flight       the Flight service
+//!                  -> node    namespace, storage, cache, datasets, ticket keys
+//!                       -> dataset   path -> files, generations, schema     (request, filter: what is asked of it)
+//!                       -> plan      scan -> row groups -> runs             (redeem, ticket: a run on its way)
+//! ```
+//! Architecture invariant: this crate reads no Parquet and asks no store; the cache does. Nothing but `flight` and `cli`
+//! knows the protocol.
+
+pub mod admin;
+mod cli;
+pub mod config;
+pub mod data_folder;
+pub mod dataset;
+pub mod error;
+pub mod filter;
+pub mod flight;
+pub mod node;
+pub mod observe;
+pub mod plan;
+pub mod redeem;
+pub mod request;
+pub mod server;
+pub mod stores;
+pub mod ticket;
+
+use std::ffi::OsString;
+
+/// Runs the `jetbridge` command with these arguments, the program's name first, and returns its exit code: 0 done,
+/// 1 failed, 2 wrong usage. The binary and the Python wheel are both this function.
+pub fn run_cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    cli::run(arguments)
+}

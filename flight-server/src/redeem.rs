@@ -1,0 +1,258 @@
+//! Tickets of scans: what a plan's run becomes when it is handed out, and what it is when it comes back.
+//!
+//! A ticket says everything that the reader needs, so redeeming one lists nothing and reads no footer but those of the files
+//! that it names. What it cannot say is where the namespace keeps the dataset now: if other storage is mounted there since, the
+//! ticket is stale.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use jetbridge_cache::key::{FileKey, Generation, RowGroup};
+use jetbridge_cache::page::OpenFile;
+use jetbridge_cache::scan::{ScanRequest, Split};
+use jetbridge_cache::schema;
+use jetbridge_catalog::dataset::{PartitionKind, PartitionValue};
+use jetbridge_catalog::path::NsPath;
+
+use crate::dataset::{Dataset, partition_array};
+use crate::error::ServiceError;
+use crate::filter::Predicate;
+use crate::node::Node;
+use crate::plan::{Plan, Run, RunFile};
+use crate::request::ScanSpec;
+use crate::ticket::{
+    Ticket, TicketError, TicketFile, TicketPartition, TicketPartitionKind, TicketValue, schema_fingerprint,
+    schema_from_ipc, schema_to_ipc,
+};
+
+/// Seals the runs of one plan.
+pub struct Sealer<'a> {
+    node: &'a Node,
+    dataset: &'a Dataset,
+    /// Everything but the run's own files and limit.
+    template: Ticket,
+}
+
+impl<'a> Sealer<'a> {
+    /// A sealer of tickets that are valid until `expires`.
+    #[must_use]
+    pub fn new(node: &'a Node, plan: &'a Plan, spec: &ScanSpec, expires: SystemTime) -> Self {
+        let template = Ticket {
+            expires_unix_ms: unix_ms(expires),
+            audience: node.cluster_id.clone(),
+            dataset: plan.dataset.path.to_string(),
+            uri: storage_uri(node, &plan.dataset.path),
+            columns: spec.columns.clone(),
+            filter: spec.filter.clone(),
+            limit: None,
+            ordered: spec.ordered,
+            schema_fingerprint: schema_fingerprint(&plan.output),
+            schema_ipc: schema_to_ipc(&plan.read),
+            output: plan.output.fields().iter().map(|field| field.name().clone()).collect(),
+            partitions: plan
+                .dataset
+                .partitions
+                .iter()
+                .map(|column| partition(&column.name, column.kind))
+                .collect(),
+            files: Vec::new(),
+        };
+        Self {
+            node,
+            dataset: &plan.dataset,
+            template,
+        }
+    }
+
+    /// The ticket of one run.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED for a run that names more files than a ticket may.
+    pub fn seal(&self, run: &Run) -> Result<Bytes, ServiceError> {
+        let files = run.files.iter().map(|file| self.file(file)).collect();
+        let ticket = Ticket {
+            limit: run.limit,
+            files,
+            ..self.template.clone()
+        };
+        Ok(self.node.keys.seal(&ticket)?)
+    }
+
+    fn file(&self, run: &RunFile) -> TicketFile {
+        let file = &self.dataset.files[run.file];
+        TicketFile {
+            path: file
+                .path
+                .strip_prefix(&self.dataset.path)
+                .unwrap_or_default()
+                .to_owned(),
+            size: file.open.key.size,
+            generation: file.open.key.generation.to_string(),
+            row_groups: run.row_groups.clone(),
+            values: file.values.iter().map(ticket_value).collect(),
+        }
+    }
+}
+
+/// The content of a ticket, after its seal and its time were checked.
+///
+/// # Errors
+/// UNAUTHENTICATED for what is not ours, altered, or expired.
+pub fn open(node: &Node, ticket: &[u8]) -> Result<Ticket, ServiceError> {
+    Ok(node
+        .keys
+        .open_ticket(ticket, &node.cluster_id, unix_ms(SystemTime::now()))?)
+}
+
+/// The same ticket, valid until `expires`.
+///
+/// # Errors
+/// As [`open`].
+pub fn renew(node: &Node, ticket: &[u8], expires: SystemTime) -> Result<Bytes, ServiceError> {
+    let ticket = Ticket {
+        expires_unix_ms: unix_ms(expires),
+        ..open(node, ticket)?
+    };
+    Ok(node.keys.seal(&ticket)?)
+}
+
+/// What the cache is asked for to answer `ticket`.
+///
+/// # Errors
+/// ABORTED where other storage is mounted at the dataset's path since; a mount that is gone or cannot be opened.
+pub fn scan_request(node: &Node, ticket: &Ticket) -> Result<ScanRequest, ServiceError> {
+    let dataset = node.locate(&ticket.dataset)?;
+    if storage_uri(node, &dataset) != ticket.uri {
+        return Err(ServiceError::Remounted { path: dataset });
+    }
+    let read = schema_from_ipc(&ticket.schema_ipc).map_err(|error| unreadable(&error))?;
+    let output = output_schema(ticket, &read)?;
+    let filter = match &ticket.filter {
+        Some(sql) => Some(Predicate::parse(sql, &read)?.row_filter(&read)?),
+        None => None,
+    };
+    let splits = ticket
+        .files
+        .iter()
+        .map(|file| split(node, ticket, &dataset, file))
+        .collect::<Result<_, _>>()?;
+    Ok(ScanRequest {
+        splits,
+        read,
+        output,
+        filter,
+        limit: ticket.limit,
+        batch_bytes: BATCH_BYTES,
+    })
+}
+
+/// Where the bytes of a run are now: `decoded`, `raw` or `none`.
+pub async fn cached(node: &Node, plan: &Plan, run: &Run) -> &'static str {
+    let row_groups = |file: &RunFile| file.row_groups.iter().copied().map(RowGroup).collect();
+    let files: Vec<_> = run
+        .files
+        .iter()
+        .map(|file| (&plan.dataset.files[file.file].open, row_groups(file)))
+        .collect();
+    node.cache.residency(&files, &plan.read).await.as_str()
+}
+
+/// Size of the messages that batches are cut for: large enough for the wire, small enough for a CPU cache.
+const BATCH_BYTES: usize = 2 << 20;
+
+/// The answer's schema: the columns asked for, pruned again where only parts of them were, in the order asked for.
+fn output_schema(ticket: &Ticket, read: &SchemaRef) -> Result<SchemaRef, ServiceError> {
+    let output = match &ticket.columns {
+        Some(columns) => schema::project(read, columns)?,
+        None => schema::project(read, &ticket.output)?,
+    };
+    let advertised = schema_fingerprint(&output) == ticket.schema_fingerprint;
+    if advertised {
+        Ok(output)
+    } else {
+        Err(ServiceError::Internal {
+            what: "a ticket's schema changed".to_owned(),
+        })
+    }
+}
+
+fn split(node: &Node, ticket: &Ticket, dataset: &NsPath, file: &TicketFile) -> Result<Split, ServiceError> {
+    let path = dataset.join(&file.path).map_err(|error| unreadable(&error))?;
+    let (ufs, relative) = node.resolve(&path)?;
+    let key = FileKey {
+        uri: ufs.uri_of(&relative).into(),
+        generation: Generation::parse(&file.generation).map_err(|error| unreadable(&error))?,
+        size: file.size,
+    };
+    let constants = ticket.partitions.iter().zip(&file.values).map(|(column, value)| {
+        let kind = partition_kind(column.kind);
+        (
+            column.name.clone(),
+            partition_array(kind, std::iter::once(&partition_value(value))),
+        )
+    });
+    Ok(Split {
+        constants: constants.collect(),
+        file: OpenFile {
+            ufs,
+            path: relative,
+            key,
+        },
+        path: path.to_string(),
+        row_groups: file.row_groups.iter().copied().map(RowGroup).collect(),
+    })
+}
+
+/// The storage that the namespace shows at `path`; empty above all mounts.
+fn storage_uri(node: &Node, path: &NsPath) -> String {
+    let table = node.namespace.table();
+    let resolved = table.resolve(path);
+    let uri = resolved.and_then(|resolved| resolved.mount.uri.join(&resolved.relative).ok());
+    uri.map(|uri| uri.to_string()).unwrap_or_default()
+}
+
+fn unreadable(error: &dyn std::error::Error) -> ServiceError {
+    ServiceError::Ticket(TicketError::Unreadable {
+        reason: crate::error::chain(error),
+    })
+}
+
+fn partition(name: &str, kind: PartitionKind) -> TicketPartition {
+    let kind = match kind {
+        PartitionKind::Int => TicketPartitionKind::Int,
+        PartitionKind::Text => TicketPartitionKind::Text,
+    };
+    TicketPartition {
+        name: name.to_owned(),
+        kind,
+    }
+}
+
+fn partition_kind(kind: TicketPartitionKind) -> PartitionKind {
+    match kind {
+        TicketPartitionKind::Int => PartitionKind::Int,
+        TicketPartitionKind::Text => PartitionKind::Text,
+    }
+}
+
+fn ticket_value(value: &PartitionValue) -> TicketValue {
+    match value {
+        PartitionValue::Int(number) => TicketValue::Int(*number),
+        PartitionValue::Text(text) => TicketValue::Text(text.clone()),
+        PartitionValue::Null => TicketValue::Null,
+    }
+}
+
+fn partition_value(value: &TicketValue) -> PartitionValue {
+    match value {
+        TicketValue::Int(number) => PartitionValue::Int(*number),
+        TicketValue::Text(text) => PartitionValue::Text(text.clone()),
+        TicketValue::Null => PartitionValue::Null,
+    }
+}
+
+fn unix_ms(time: SystemTime) -> u64 {
+    let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,48 @@
+"""The admin endpoints and the numbers behind them."""
+
+from __future__ import annotations
+
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+
+HTTP_TIMEOUT_S = 10.0
+_SAMPLE = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)$")
+_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One line of /metrics."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+def get(uri: str) -> tuple[int, str]:
+    """Status and text of an HTTP GET, whatever the status."""
+    try:
+        with urllib.request.urlopen(uri, timeout=HTTP_TIMEOUT_S) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as refused:
+        return refused.code, refused.read().decode()
+
+
+def samples(admin_uri: str) -> list[Sample]:
+    """Every sample that /metrics shows; fails on a line that is none."""
+    status, text = get(f"{admin_uri}/metrics")
+    assert status == 200
+    found = []
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            match = _SAMPLE.match(line)
+            assert match, f"no sample: {line!r}"
+            found.append(Sample(match[1], dict(_LABEL.findall(match[2] or "")), float(match[3])))
+    return found
+
+
+def total(admin_uri: str, name: str, **labels: str) -> float:
+    """The sum over all samples of a name that bear these labels; 0 when there are none yet."""
+    return sum(s.value for s in samples(admin_uri) if s.name == name and labels.items() <= s.labels.items())
