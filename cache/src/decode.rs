@@ -344,6 +344,17 @@ fn canonical_list<O: OffsetSizeTrait>(array: &ArrayRef, item: &FieldRef) -> Resu
     )?))
 }
 
+/// Bytes that an array shows, which for a slice is less than it holds.
+pub(crate) fn shown_bytes(array: &ArrayRef) -> usize {
+    let held = || array.get_array_memory_size();
+    // Slices of views are compacted where they are made, so those show what they hold.
+    if has_views(array.data_type()) {
+        held()
+    } else {
+        array.to_data().get_slice_memory_size().unwrap_or_else(|_| held())
+    }
+}
+
 fn has_views(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8View | DataType::BinaryView => true,

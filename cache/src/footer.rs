@@ -237,6 +237,11 @@ async fn read_footer(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> 
     let start = size - size.min(FOOTER_HINT_BYTES);
     let tail = read_one(file, pages, start..size).await?;
     let length = footer_length(&tail, at)?;
+    let Some(from) = (size - TAIL_BYTES).checked_sub(length).filter(|from| *from >= 4) else {
+        return Err(at.corrupt(format!(
+            "the footer's length of {length} bytes is more than the file has"
+        )));
+    };
     if length > limits.footer_bytes {
         let what = "length of the footer in bytes";
         return Err(at.refused(Refused::Over {
@@ -245,11 +250,6 @@ async fn read_footer(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> 
             limit: limits.footer_bytes,
         }));
     }
-    let Some(from) = (size - TAIL_BYTES).checked_sub(length).filter(|from| *from >= 4) else {
-        return Err(at.corrupt(format!(
-            "the footer's length of {length} bytes is more than the file has"
-        )));
-    };
     if from >= start {
         let (from, to) = (from - start, size - TAIL_BYTES - start);
         return Ok(tail.slice(to_usize(from)?..to_usize(to)?));

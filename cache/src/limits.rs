@@ -23,8 +23,9 @@ pub struct ReadLimits {
     pub row_groups: u64,
     /// Most elements of any one list inside the footer. Default 1,048,576.
     pub footer_list_items: u64,
-    /// Largest page after decompression, in bytes. Default 1 GiB: honest writers stay near 1 MiB, but single values of
-    /// hundreds of MiB exist.
+    /// Largest page after decompression, in bytes. Default 2 GiB less one, the most that the format can express: honest
+    /// writers stay near 1 MiB, but pyarrow puts at least 1,024 values into a page, however long they are. Set it lower
+    /// where files are not trusted.
     pub page_bytes: u64,
 }
 
@@ -36,7 +37,7 @@ impl Default for ReadLimits {
             schema_depth: 64,
             row_groups: 32_767,
             footer_list_items: 1 << 20,
-            page_bytes: 1 << 30,
+            page_bytes: i32::MAX.unsigned_abs().into(),
         }
     }
 }

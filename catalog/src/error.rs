@@ -51,6 +51,24 @@ pub enum CatalogError {
     },
 }
 
+/// An error with its causes, in one text: serde keeps nothing of an error but its Display.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Sentence(String);
+
+impl Sentence {
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self(text)
+    }
+}
+
 /// What a caller does next about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {

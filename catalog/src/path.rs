@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Sentence;
+
 /// The longest path, in bytes: what Linux allows (`PATH_MAX`), and four times the longest S3 key.
 pub const MAX_PATH_BYTES: usize = 4096;
 
@@ -165,10 +167,10 @@ impl FromStr for NsPath {
 }
 
 impl TryFrom<String> for NsPath {
-    type Error = PathError;
+    type Error = Sentence;
 
-    fn try_from(text: String) -> Result<Self, PathError> {
-        Self::parse(&text)
+    fn try_from(text: String) -> Result<Self, Sentence> {
+        Self::parse(&text).map_err(|error| Sentence::of(&error))
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Sentence;
 use crate::path::{MAX_PATH_BYTES, PathError, canonical_relative, strip_relative};
 
 /// The longest authority (bucket, container, or host with port), in bytes: the longest DNS name, a colon, a port.
@@ -200,10 +201,10 @@ impl FromStr for UfsUri {
 }
 
 impl TryFrom<String> for UfsUri {
-    type Error = UriError;
+    type Error = Sentence;
 
-    fn try_from(text: String) -> Result<Self, UriError> {
-        Self::parse(&text)
+    fn try_from(text: String) -> Result<Self, Sentence> {
+        Self::parse(&text).map_err(|error| Sentence::of(&error))
     }
 }
 

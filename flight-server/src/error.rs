@@ -215,7 +215,8 @@ fn ufs_code(kind: UfsErrorKind) -> Code {
         UfsErrorKind::Stale => Code::Aborted,
         UfsErrorKind::Timeout | UfsErrorKind::Unavailable => Code::Unavailable,
         UfsErrorKind::InvalidOption => Code::InvalidArgument,
-        UfsErrorKind::Other => Code::Internal,
+        // The storage's state is in the way, not a defect of ours.
+        UfsErrorKind::Other => Code::FailedPrecondition,
     }
 }
 

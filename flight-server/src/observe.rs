@@ -6,10 +6,10 @@
 //! Why no path, dataset or user in labels: each value of a label is a time series for ever, and metrics are read by
 //! people who may not read the data.
 
-use std::sync::OnceLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
 use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 
@@ -34,7 +34,8 @@ const SIZE_BUCKETS_BYTES: &[f64] = &[
 /// How often histograms are drained; without it they grow until somebody scrapes.
 pub const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+/// The recorder of this process. The lock is held while it is installed, so that two servers that start together share it.
+static RECORDER: Mutex<Option<PrometheusHandle>> = Mutex::new(None);
 
 /// Why the process cannot be observed.
 #[derive(Debug, Error)]
@@ -85,7 +86,8 @@ pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), ObserveError>
 /// # Errors
 /// When somebody else installed another recorder in this process.
 pub fn metrics_recorder() -> Result<PrometheusHandle, ObserveError> {
-    if let Some(handle) = RECORDER.get() {
+    let mut recorder = RECORDER.lock();
+    if let Some(handle) = &*recorder {
         return Ok(handle.clone());
     }
     let handle = PrometheusBuilder::new()
@@ -96,7 +98,7 @@ pub fn metrics_recorder() -> Result<PrometheusHandle, ObserveError> {
         .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), SIZE_BUCKETS_BYTES)?
         .install_recorder()?;
     describe_process();
-    Ok(RECORDER.get_or_init(|| handle).clone())
+    Ok(recorder.insert(handle).clone())
 }
 
 fn describe_process() {

@@ -22,7 +22,7 @@ def test_a_running_server_is_live_and_ready(server: Server, path: str) -> None:
     assert text.strip()
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/metrics/x"])
+@pytest.mark.parametrize("path", ["/nothing", "/metrics/x", "/livez/.."])
 def test_other_paths_are_not_found(server: Server, path: str) -> None:
     assert get(f"{server.admin_uri}{path}")[0] == 404
 

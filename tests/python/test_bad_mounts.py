@@ -40,7 +40,7 @@ def silent_port() -> Iterator[int]:
 
 
 def test_a_bucket_that_does_not_exist(lake: Lake, weed: Weed) -> None:
-    with expect_error("NOT_FOUND", "no-such-bucket"):
+    with expect_error("NOT_FOUND", f"{lake.path}-bad.*NoSuchBucket"):
         use(lake, "s3://no-such-bucket/x", **weed.options)
     lake.assert_still_serves()
 
@@ -65,7 +65,7 @@ def test_the_check_of_a_mount_that_went_bad_tells_what_failed(lake: Lake, weed: 
     assert report["ok"] is False
     assert any(not check["ok"] and check["detail"] for check in report["checks"])
     assert lake.server.cli("mount", "check", path).returncode == 1
-    with expect_error("NOT_FOUND", "soon-lost"):
+    with expect_error("NOT_FOUND", f"{path}.*NoSuchBucket"):
         read(lake.client, path)
 
 
@@ -95,7 +95,7 @@ def test_an_endpoint_that_never_answers(lake: Lake, weed: Weed, silent_port: int
 
 def test_a_slow_mount_does_not_hold_up_others(lake: Lake, weed: Weed, silent_port: int) -> None:
     lake.write("t.parquet", files.numbers(3))
-    options = {**weed.options, "endpoint": f"http://127.0.0.1:{silent_port}", "timeout": "5s"}
+    options = {**weed.options, "endpoint": f"http://127.0.0.1:{silent_port}", "timeout": "1s"}
     with lake.server.connect() as other, ThreadPoolExecutor(1) as pool:
         slow = pool.submit(mount, other, f"{lake.path}-slow", "s3://bucket", **options)
         assert lake.read("t.parquet").num_rows == 3

@@ -97,7 +97,7 @@ def test_mount_add_ls_check_rm(lake: Lake) -> None:
     path, uri = f"{lake.path}-cli", f"file://{lake.folder}"
     lake.write("t.parquet", files.numbers(1))
     output(lake, "mount", "add", path, uri, "--option", "freshness=always", "--read-only")
-    listed = {entry["path"]: entry for entry in json_of(lake, "mount", "ls")["mounts"]}
+    listed = {entry["path"]: entry for entry in json_of(lake, "mount", "ls")}
     assert listed[path] == {**listed[path], "uri": uri, "options": {"freshness": "always"}, "read_only": True}
     assert path in output(lake, "mount", "ls").decode()
     assert json_of(lake, "mount", "check", path)["ok"] is True
@@ -109,7 +109,7 @@ def test_mount_add_ls_check_rm(lake: Lake) -> None:
 def test_ls(lake: Lake) -> None:
     lake.write("set/a.parquet", files.numbers(1))
     lake.write("b c.parquet", files.numbers(1))
-    entries = {entry["name"]: entry for entry in json_of(lake, "ls", lake.path)["entries"]}
+    entries = {entry["name"]: entry for entry in json_of(lake, "ls", lake.path)}
     assert set(entries) == {"set", "b c.parquet"}
     assert entries["b c.parquet"]["size"] == (lake.folder / "b c.parquet").stat().st_size
     assert lake.path.strip("/") in output(lake, "ls", "/").decode()

@@ -10,7 +10,7 @@ use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::error::ArrowError;
 
 use super::plan::Shape;
-use crate::decode::canonical;
+use crate::decode::{canonical, shown_bytes};
 
 /// Filters, projects and cuts the batches of one row group.
 pub(crate) struct Output {
@@ -44,7 +44,7 @@ impl Output {
         let Some(kept) = self.keep(batch)? else {
             return Ok(Vec::new());
         };
-        let bytes = kept.get_array_memory_size();
+        let bytes = batch_bytes(&kept);
         let small = self.shape.filter.is_some() && bytes < self.shape.batch_bytes / 2;
         if !small && self.gathered.is_empty() {
             return pieces(kept, bytes, self.shape.batch_bytes).map_err(OutputError::Batch);
@@ -66,7 +66,7 @@ impl Output {
             return Ok(Vec::new());
         }
         let whole = concat_batches(&self.shape.output, &gathered).map_err(OutputError::Batch)?;
-        let bytes = whole.get_array_memory_size();
+        let bytes = batch_bytes(&whole);
         pieces(whole, bytes, self.shape.batch_bytes).map_err(OutputError::Batch)
     }
 
@@ -108,6 +108,11 @@ impl Output {
 fn count_only(shape: &Shape, rows: usize) -> Result<RecordBatch, ArrowError> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
     RecordBatch::try_new_with_options(Arc::clone(&shape.output), Vec::new(), &options)
+}
+
+/// Bytes that the columns of a batch show.
+pub(crate) fn batch_bytes(batch: &RecordBatch) -> usize {
+    batch.columns().iter().map(shown_bytes).sum()
 }
 
 /// Cuts a batch of `bytes` into pieces of about `wanted`.

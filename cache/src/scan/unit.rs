@@ -1,11 +1,16 @@
 //! One row group of a scan: fetched, decoded, and handed on as fast as its reader takes it.
+//!
+//! Where only the first rows of a large row group are wanted, only the beginnings of its column chunks are fetched. How
+//! far those rows reach is a guess from the sizes; where it was too short, the whole is fetched after all.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::assemble::{Assembler, Step, Supply};
+use super::output::batch_bytes;
 use super::plan::{FilePlan, chunk_stride, request_stride};
 use super::{Engine, ScanBatch, chunk_key, leaf_ranges};
 use crate::decode::{RowGroupBytes, SelectedColumn};
@@ -27,10 +32,31 @@ pub(crate) struct Unit {
     pub(crate) parts: usize,
 }
 
+/// How much of the column chunks is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Head,
+    Whole,
+}
+
+/// What became of reading a row group.
+enum Outcome {
+    Done,
+    /// Nothing was sent, as the guess of how much to fetch was too short.
+    TooShort,
+}
+
+/// The beginning of a row group is fetched alone where no more than one row in this many is wanted.
+const HEAD_SHARE: u64 = 4;
+/// Bytes of the beginning of a column chunk at least: its dictionary and a page of the usual size.
+const HEAD_BYTES: u64 = 2 << 20;
+
 /// Bytes of batches that one unit may have ready.
 pub(crate) const UNIT_WINDOW_BYTES: u64 = 32 << 20;
 /// Batches that one unit may have ready, whatever their size.
 pub(crate) const UNIT_WINDOW_BATCHES: usize = 1 << 10;
+/// Strides are whole words of a validity bitmap.
+const STRIDE_ALIGN_ROWS: usize = 64;
 /// Bytes of one permit of a budget: semaphores count with 32 bits.
 const PERMIT_BYTES: u64 = 1 << 10;
 
@@ -62,30 +88,44 @@ impl Unit {
     }
 
     async fn read(&self, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
-        let (mut assembler, source) = self.open().await?;
+        if self.wants_head()
+            && let Outcome::Done = self.read_extent(Extent::Head, out).await?
+        {
+            return Ok(());
+        }
+        self.read_extent(Extent::Whole, out).await.map(|_| ())
+    }
+
+    async fn read_extent(&self, extent: Extent, out: &mpsc::Sender<Delivery>) -> Result<Outcome, ReadError> {
+        let (mut assembler, source) = self.open(extent).await?;
         let window = Arc::new(Semaphore::new(
             usize::try_from(permits(UNIT_WINDOW_BYTES)).unwrap_or(usize::MAX),
         ));
+        let mut sent = false;
         loop {
-            let (next, step) = self.step(assembler).await?;
-            assembler = next;
-            for batch in step.batches {
-                let bytes = u64::try_from(batch.get_array_memory_size()).unwrap_or(u64::MAX);
+            let step = match self.step(assembler).await {
+                Err(ReadError::Corrupt { .. }) if extent == Extent::Head && !sent => return Ok(Outcome::TooShort),
+                step => step?,
+            };
+            assembler = step.0;
+            for batch in step.1.batches {
+                sent = true;
+                let bytes = u64::try_from(batch_bytes(&batch)).unwrap_or(u64::MAX);
                 let share = permits(bytes.min(UNIT_WINDOW_BYTES));
                 let held = Arc::clone(&window).acquire_many_owned(share).await;
                 let held = held.map_err(|_| ReadError::internal("a unit's window was closed"))?;
                 if out.send(Ok((ScanBatch { batch, source }, held))).await.is_err() {
-                    return Ok(());
+                    return Ok(Outcome::Done);
                 }
             }
-            if step.done {
+            if step.1.done {
                 break;
             }
         }
         for (key, chunk) in assembler.into_chunks() {
             self.engine.chunks.put(key, chunk);
         }
-        Ok(())
+        Ok(Outcome::Done)
     }
 
     async fn step(&self, mut assembler: Assembler) -> Result<(Assembler, Step), ReadError> {
@@ -98,8 +138,8 @@ impl Unit {
     }
 
     /// Asks the chunk tier, reads what it does not have, and prepares the decoders.
-    async fn open(&self) -> Result<(Assembler, Source), ReadError> {
-        let (supplies, stride) = self.supplies();
+    async fn open(&self, extent: Extent) -> Result<(Assembler, Source), ReadError> {
+        let (supplies, stride) = self.supplies(extent);
         let missing = self
             .plan
             .columns
@@ -112,7 +152,7 @@ impl Unit {
         if ranges.is_empty() || self.rows == 0 {
             return Ok((assembler, Source::Memory));
         }
-        let wanted: Vec<_> = ranges.iter().map(|(_, range)| range.clone()).collect();
+        let wanted: Vec<_> = ranges.iter().map(|(_, range)| self.part(range, extent)).collect();
         let (bytes, source) = self.engine.pages.read(&self.plan.split.file, &wanted).await?;
         let chunks: HashMap<_, _> = ranges.iter().map(|(leaf, _)| *leaf).zip(bytes).collect();
         let bytes = RowGroupBytes {
@@ -130,13 +170,13 @@ impl Unit {
     }
 
     /// Where each column comes from, and the stride of those that are decoded.
-    fn supplies(&self) -> (Vec<Supply>, usize) {
+    fn supplies(&self, extent: Extent) -> (Vec<Supply>, usize) {
         let Some(group) = self.plan.group(self.row_group_index()) else {
             return (Vec::new(), 1);
         };
         let mut chunked = false;
         let supplies = self.plan.columns.iter().map(|column| {
-            let supply = self.supply(column);
+            let supply = self.supply(column, extent);
             chunked |= !matches!(supply, Supply::Decode(None));
             supply
         });
@@ -150,10 +190,42 @@ impl Unit {
         } else {
             request_stride(group, asked, self.plan.shape.batch_bytes)
         };
-        (supplies, stride)
+        // No stride is longer than the rows that are wanted, but for whole words of a bitmap.
+        (supplies, stride.min(self.rows.next_multiple_of(STRIDE_ALIGN_ROWS)))
     }
 
-    fn supply(&self, column: &SelectedColumn) -> Supply {
+    /// Whether the beginnings of the column chunks are likely to have all the rows that are wanted, and much is saved.
+    fn wants_head(&self) -> bool {
+        let rows = u64::try_from(self.rows).unwrap_or(u64::MAX);
+        let few = self
+            .plan
+            .group(self.row_group_index())
+            .is_some_and(|group| rows <= group.rows / HEAD_SHARE);
+        let long = |(_, range): &(usize, Range<u64>)| range.end - range.start > HEAD_BYTES * HEAD_SHARE;
+        few && self.ranges(self.plan.columns.iter()).iter().any(long)
+    }
+
+    /// The part of a column chunk that is fetched.
+    fn part(&self, range: &Range<u64>, extent: Extent) -> Range<u64> {
+        let rows = self
+            .plan
+            .group(self.row_group_index())
+            .map_or(1, |group| group.rows.max(1));
+        match extent {
+            Extent::Whole => range.clone(),
+            Extent::Head => {
+                let wanted = u64::try_from(self.rows).unwrap_or(u64::MAX);
+                let share = u128::from(range.end - range.start) * u128::from(wanted) / u128::from(rows);
+                let length = u64::try_from(share)
+                    .unwrap_or(u64::MAX)
+                    .saturating_mul(2)
+                    .saturating_add(HEAD_BYTES);
+                range.start..range.start.saturating_add(length).min(range.end)
+            }
+        }
+    }
+
+    fn supply(&self, column: &SelectedColumn, extent: Extent) -> Supply {
         let key = chunk_key(self.plan.split.file.key.id(), self.row_group, column);
         let chunk = self.engine.chunks.get(&key);
         metrics::counter!(
@@ -163,12 +235,15 @@ impl Unit {
         if let Some(chunk) = chunk {
             return Supply::Chunk(chunk);
         }
+        if extent == Extent::Head {
+            return Supply::Decode(None);
+        }
         let bytes = self.plan.decoded_bytes(self.row_group_index(), std::iter::once(column));
         Supply::Decode(self.engine.chunks.admits(&key, bytes).then_some(key))
     }
 
     /// The leaf columns of `columns` and where their bytes are in the file, in file order.
-    fn ranges<'a>(&self, columns: impl Iterator<Item = &'a SelectedColumn>) -> Vec<(usize, std::ops::Range<u64>)> {
+    fn ranges<'a>(&self, columns: impl Iterator<Item = &'a SelectedColumn>) -> Vec<(usize, Range<u64>)> {
         leaf_ranges(&self.plan.footer, self.row_group, columns)
     }
 

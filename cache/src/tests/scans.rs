@@ -288,3 +288,53 @@ async fn statistics_bound_each_row_group() {
     assert_eq!(footer.statistics("f", &DataType::Float64).unwrap().min.null_count(), 3);
     assert!(footer.statistics("none", &DataType::Int64).is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_rows_of_a_large_row_group_fetch_its_beginning_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mixed = |i: i64| i.wrapping_mul(0x9e37_79b9_7f4a_7c15_u64.cast_signed());
+    let column: ArrayRef = Arc::new(Int64Array::from_iter_values((0..2_000_000).map(mixed)));
+    write(
+        &folder.path().join("a.parquet"),
+        &[("n", Arc::clone(&column))],
+        2_000_000,
+    );
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    for (limit, most) in [(10, 4 << 20), (100_000, 6 << 20)] {
+        let mut first = request(vec![split(&file, &footer)], &footer.schema);
+        first.limit = Some(limit);
+        let rows = joined(&footer.schema, &collect(&cache, first).await.unwrap());
+        assert_eq!(
+            rows.column(0).as_ref(),
+            column.slice(0, usize::try_from(limit).unwrap()).as_ref()
+        );
+        let held = cache.usage().raw_bytes;
+        assert!(held <= most, "{held} bytes for {limit} rows");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_that_is_too_short_is_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    // All that is long comes first, so that the share of the first rows is far more than their number says.
+    let long = |i: usize| {
+        if i < 600 {
+            "x".repeat(8 << 10) + &i.to_string()
+        } else {
+            i.to_string()
+        }
+    };
+    let column: ArrayRef = Arc::new(StringArray::from_iter_values((0..100_000).map(long)));
+    write(&folder.path().join("a.parquet"), &[("s", Arc::clone(&column))], 100_000);
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let mut first = request(vec![split(&file, &footer)], &footer.schema);
+    first.limit = Some(500);
+    let rows = joined(&footer.schema, &collect(&cache, first).await.unwrap());
+    assert_eq!(rows.column(0).as_ref(), column.slice(0, 500).as_ref());
+}

@@ -56,7 +56,7 @@ async fn scan(path: &Path, columns: Option<&str>) -> (usize, usize, usize, Durat
             first = start.elapsed();
         }
         rows += batch.num_rows();
-        bytes += batch.get_array_memory_size();
+        bytes += batch.columns().iter().map(crate::decode::shown_bytes).sum::<usize>();
         batches += 1;
     }
     (rows, batches, bytes, first)

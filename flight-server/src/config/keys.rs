@@ -102,8 +102,8 @@ pub(super) const KEYS: &[Key] = &[
     },
 ];
 
-/// A name is offered as a correction only when at most this many letters differ.
-const MAX_CORRECTION_EDITS: usize = 3;
+/// A name is offered as a correction only when at most one letter in this many differs.
+const LETTERS_PER_EDIT: usize = 3;
 
 /// The names of all settings, in the order in which they are shown.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
@@ -120,7 +120,7 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase().replace('-', "_");
     let candidates = names().map(|known| (levenshtein(&lower, known), known));
     candidates
-        .filter(|(edits, _)| *edits <= MAX_CORRECTION_EDITS)
+        .filter(|(edits, known)| edits * LETTERS_PER_EDIT <= known.len())
         .min()
         .map(|(_, known)| known)
 }
@@ -148,6 +148,7 @@ mod tests {
         assert_eq!(nearest("memroy"), Some("memory"));
         assert_eq!(nearest("data-dir"), Some("data_dir"));
         assert_eq!(nearest("entirely_other"), None);
+        assert_eq!(nearest("zzz"), None, "a short word is not like every short name");
     }
 
     #[test]

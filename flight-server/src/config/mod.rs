@@ -311,10 +311,10 @@ mod tests {
 
     #[test]
     fn mounts_in_the_environment_may_be_json() {
-        let text = r#"{"/a": {"uri": "s3://b", "options": {"region": "x"}}, "/c": "s3://d,e"}"#;
+        let text = r#"{"/a": {"uri": "s3://b", "options": {"region": "x"}}, "/c": "s3://d/e,f"}"#;
         let loaded = loaded(&[], &[("JETBRIDGE_MOUNTS", text)]).unwrap();
         assert_eq!(mounted(&loaded, "/a").options["region"], "x");
-        assert_eq!(mounted(&loaded, "/c").uri.as_str(), "s3://d,e");
+        assert_eq!(mounted(&loaded, "/c").uri.as_str(), "s3://d/e,f");
     }
 
     #[test]

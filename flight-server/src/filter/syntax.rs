@@ -26,25 +26,6 @@ const MAX_FILTER_TERMS: usize = 2048;
 const MAX_FILTER_NESTING: usize = 64;
 /// Most operators and calls within one another, AND and OR aside. Planning takes time with the square of it.
 const MAX_FILTER_DEPTH: usize = 256;
-/// Functions whose result may be far larger than what they are given: a filter that nests them takes all memory.
-const GROWING_FUNCTIONS: [&str; 16] = [
-    "array_repeat",
-    "array_resize",
-    "array_to_string",
-    "generate_series",
-    "list_join",
-    "list_repeat",
-    "list_resize",
-    "list_to_string",
-    "lpad",
-    "range",
-    "regexp_replace",
-    "repeat",
-    "replace",
-    "rpad",
-    "array_join",
-    "array_concat",
-];
 
 /// Parses and checks one boolean expression; its names are those of `schema`.
 pub(super) fn parse(sql: &str, schema: &Schema) -> Result<ExprWithAlias, FilterError> {
@@ -210,11 +191,6 @@ fn check_function(function: &Function) -> Result<(), FilterError> {
     if function.over.is_some() || function.filter.is_some() || !function.within_group.is_empty() {
         return Err(FilterError::new(format!(
             "{name}: a filter sees one row at a time, so OVER, FILTER and WITHIN GROUP have no place in it"
-        )));
-    }
-    if GROWING_FUNCTIONS.contains(&name.as_str()) {
-        return Err(FilterError::new(format!(
-            "{name}() may grow its argument without bound and cannot be called in a filter"
         )));
     }
     if session().scalar_functions().contains_key(&name) {

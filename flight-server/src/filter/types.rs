@@ -15,6 +15,20 @@ const MAX_SHOWN_CHARS: usize = 80;
 /// Functions that compare their arguments with each other.
 const COMPARING_FUNCTIONS: [&str; 4] = ["coalesce", "greatest", "least", "nullif"];
 
+/// Functions whose result may be far larger than what they are given: a filter that nests them takes all memory.
+const GROWING_FUNCTIONS: [&str; 10] = [
+    "array_repeat",
+    "array_resize",
+    "array_to_string",
+    "generate_series",
+    "lpad",
+    "range",
+    "regexp_replace",
+    "repeat",
+    "replace",
+    "rpad",
+];
+
 /// Kinds of values that compare among themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
@@ -64,7 +78,7 @@ impl Class {
 /// Refuses expressions that no filter may hold: other than scalar, or different from one node or moment to the next.
 pub(super) fn check_allowed(expr: &Expr) -> Result<(), FilterError> {
     for_each_node(expr, |node| match node {
-        Expr::ScalarFunction(call) => check_deterministic(call),
+        Expr::ScalarFunction(call) => check_function(call).map_err(|error| error.at(place_of(node))),
         Expr::Placeholder(placeholder) => Err(FilterError::new(format!(
             "{} stands for a value that a filter is not given; write the value",
             placeholder.id
@@ -142,7 +156,12 @@ pub(super) fn canonical_floats(expr: Expr) -> Result<Expr, FilterError> {
         .map_err(|e| FilterError::from_datafusion(&e))
 }
 
-fn check_deterministic(call: &ScalarFunction) -> Result<(), FilterError> {
+fn check_function(call: &ScalarFunction) -> Result<(), FilterError> {
+    let name = call.func.name();
+    if GROWING_FUNCTIONS.contains(&name) {
+        let message = format!("{name}() may grow its argument without bound and cannot be called in a filter");
+        return Err(FilterError::new(message));
+    }
     match call.func.signature().volatility {
         Volatility::Immutable => Ok(()),
         Volatility::Stable | Volatility::Volatile => Err(FilterError::new(format!(

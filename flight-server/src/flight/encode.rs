@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::writer::{DictionaryHandling, IpcWriteOptions, StreamEncoder};
-use arrow_flight::SchemaAsIpc;
+use arrow_flight::{FlightData, SchemaAsIpc};
 use jetbridge_cache::key::Source;
 use jetbridge_cache::scan::tidy;
 use tonic::Status;
@@ -50,7 +50,10 @@ pub(super) fn message_limit(metadata: &MetadataMap) -> Result<usize, Status> {
 /// Encodes the messages of one stream.
 pub(super) struct Encoder {
     stream: StreamEncoder,
+    options: IpcWriteOptions,
     schema: SchemaRef,
+    /// Whether the stream encoder has given its schema message, which comes with its first batch.
+    begun: bool,
     limit_bytes: usize,
     /// Number of the next batch, for the client that resumes a broken stream.
     next_batch: u64,
@@ -64,26 +67,19 @@ impl Encoder {
     pub(super) fn new(schema: &SchemaRef, limit_bytes: usize) -> Result<Self, ArrowError> {
         let options = IpcWriteOptions::default().with_dictionary_handling(DictionaryHandling::Resend);
         Ok(Self {
-            stream: StreamEncoder::try_new_with_options(schema, options)?,
+            stream: StreamEncoder::try_new_with_options(schema, options.clone())?,
+            options,
             schema: Arc::clone(schema),
+            begun: false,
             limit_bytes: limit_bytes.saturating_sub(FRAMING_BYTES),
             next_batch: 0,
         })
     }
 
-    /// The stream's first message: its schema.
-    ///
-    /// # Errors
-    /// None that [`Encoder::new`] does not find.
-    pub(super) fn schema(&mut self) -> Result<Message, ArrowError> {
-        // The first batch brings the schema along; one without rows brings nothing else that is needed.
-        let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
-        let mut messages = message::split(self.stream.encode(&nothing)?)?;
-        if messages.is_empty() {
-            Err(ArrowError::IpcError("no schema message".to_owned()))
-        } else {
-            Ok(messages.swap_remove(0))
-        }
+    /// The stream's first message: its schema, with dictionaries numbered as the batches will number them.
+    pub(super) fn schema(&self) -> Message {
+        let data = FlightData::from(SchemaAsIpc::new(&self.schema, &self.options));
+        Message { header: data.data_header, ..Message::default() }
     }
 
     /// The messages of one batch: new dictionaries, then the rows.
@@ -95,6 +91,10 @@ impl Encoder {
         let mut rest = vec![batch.clone()];
         while let Some(batch) = rest.pop() {
             let mut messages = message::split(self.stream.encode(&batch)?)?;
+            if !std::mem::replace(&mut self.begun, true) {
+                // The schema, which went out before there was a batch.
+                messages.remove(0);
+            }
             let Some(mut rows) = messages.pop() else { continue };
             // Dictionaries come before the rows, and count as sent.
             sent.append(&mut messages);
@@ -143,7 +143,7 @@ mod tests {
 
     async fn round_trip(batch: &RecordBatch, limit_bytes: usize) -> (Vec<usize>, RecordBatch) {
         let mut encoder = Encoder::new(&batch.schema(), limit_bytes).unwrap();
-        let mut messages = vec![encoder.schema().unwrap()];
+        let mut messages = vec![encoder.schema()];
         messages.extend(encoder.batch(batch, Source::Memory).unwrap());
         let sizes = messages.iter().map(Message::bytes).collect();
         let messages: Vec<_> = messages.into_iter().map(Message::into_flight_data).collect();
@@ -184,6 +184,18 @@ mod tests {
         assert_eq!(read, batch);
     }
 
+    /// The first batch brings its dictionaries, and they may be empty ones.
+    #[tokio::test]
+    async fn empty_dictionaries_are_sent() {
+        let empty: ArrayRef = Arc::new(StringArray::from(Vec::<&str>::new()));
+        let array: ArrayRef = Arc::new(DictionaryArray::<UInt8Type>::new(UInt8Array::from(vec![None]), empty));
+        let batch = batch_of(vec![("d", array)]);
+        let mut encoder = Encoder::new(&batch.schema(), 1 << 20).unwrap();
+        let messages = encoder.batch(&batch, Source::Memory).unwrap();
+        assert_eq!(messages.len(), 2);
+        assert_eq!(round_trip(&batch, 1 << 20).await.1, batch);
+    }
+
     #[tokio::test]
     async fn dictionaries_stay_dictionaries() {
         let keys = UInt8Array::from(vec![Some(0), None, Some(1)]);
@@ -198,7 +210,6 @@ mod tests {
     fn batches_are_numbered() {
         let numbers = batch_of(vec![("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
         let mut encoder = Encoder::new(&numbers.schema(), 1 << 20).unwrap();
-        encoder.schema().unwrap();
         let metadata = |encoder: &mut Encoder| encoder.batch(&numbers, Source::Disk).unwrap()[0].metadata.clone();
         assert_eq!(metadata(&mut encoder), r#"{"batch": 0, "source": "disk"}"#);
         assert_eq!(metadata(&mut encoder), r#"{"batch": 1, "source": "disk"}"#);

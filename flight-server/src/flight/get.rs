@@ -34,7 +34,7 @@ pub(super) async fn stream(
     let dataset = node.locate(&ticket.dataset)?;
     let request = redeem::scan_request(&node, &ticket)?;
     let mut encoder = Encoder::new(&request.output, limit_bytes).map_err(|error| unsayable(&error))?;
-    let schema = encoder.schema().map_err(|error| unsayable(&error))?;
+    let schema = encoder.schema();
     let messages = node.cache.scan(request).map(move |batch| match batch {
         Ok(batch) => encode(&mut encoder, &batch),
         Err(error) => vec![Err(failed(&node, &dataset, error))],

@@ -105,7 +105,7 @@ impl ColumnStats for PartitionStats<'_> {
     }
 
     fn rows(&self) -> UInt64Array {
-        self.dataset.files.iter().map(|file| Some(rows_of(file))).collect()
+        self.dataset.files.iter().map(rows_of).collect()
     }
 }
 
@@ -127,7 +127,7 @@ impl ColumnStats for FooterStats<'_> {
                 .iter()
                 .flat_map(|(file, footer)| footer.row_groups.iter().map(move |_| &file.values[position]));
             let values = partition_array(partition.kind, values);
-            let nulls = null_counts(&values, group_rows(self.files));
+            let nulls = null_counts(&values, group_rows(self.files).map(Some));
             return Some((Arc::clone(&values), values, nulls));
         }
         let parts: Vec<_> = self
@@ -161,16 +161,16 @@ fn file_bounds(footer: &Footer, column: &str, as_type: &DataType) -> (ArrayRef, 
     (Arc::clone(&unknown), unknown, nulls)
 }
 
-fn null_counts(values: &ArrayRef, rows: impl Iterator<Item = u64>) -> UInt64Array {
+fn null_counts(values: &ArrayRef, rows: impl Iterator<Item = Option<u64>>) -> UInt64Array {
     rows.enumerate()
-        .map(|(container, rows)| Some(if values.is_null(container) { rows } else { 0 }))
+        .map(|(container, rows)| if values.is_null(container) { rows } else { Some(0) })
         .collect()
 }
 
-fn rows_of(file: &DataFile) -> u64 {
-    file.summary
-        .as_ref()
-        .map_or(0, |summary| summary.row_groups.iter().map(|group| group.rows).sum())
+/// Unknown for a file whose footer cannot be read: one of no rows would be pruned, and its error with it.
+fn rows_of(file: &DataFile) -> Option<u64> {
+    let summary = file.summary.as_ref().ok()?;
+    Some(summary.row_groups.iter().map(|group| group.rows).sum())
 }
 
 fn group_rows<'a>(files: &'a [(&'a DataFile, &'a Arc<Footer>)]) -> impl Iterator<Item = u64> + 'a {

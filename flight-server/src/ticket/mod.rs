@@ -21,6 +21,7 @@ mod wire;
 use bytes::Bytes;
 
 pub use keys::{KeyError, TicketKeys};
+pub use wire::{schema_fingerprint, schema_from_ipc, schema_to_ipc};
 
 /// Longest ticket, in bytes. gRPC servers take requests of up to 4 MiB; tickets of a plan share one such answer.
 pub const MAX_TICKET_BYTES: usize = 1024 * 1024;
@@ -157,8 +158,6 @@ impl Ticket {
         }
     }
 }
-
-pub use wire::{schema_fingerprint, schema_from_ipc, schema_to_ipc};
 
 fn at_most(what: &'static str, found: usize, limit: usize) -> Result<(), TicketError> {
     if found > limit {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ class Answer:
     """All of one answer: what was promised, what came, and what each batch said about itself."""
 
     info: flight.FlightInfo
+    # Counted apart: a table without columns forgets how many rows it had.
+    rows: int
     table: pa.Table
     batches: list[dict[str, Any]]
 
@@ -37,34 +40,40 @@ def by_scan(path: str, **spec: Any) -> flight.FlightDescriptor:
 
 
 def descriptor(path: str, **spec: Any) -> flight.FlightDescriptor:
-    """The shorter of the two ways to say it."""
-    return by_scan(path, **spec) if spec else by_path(path)
+    """The shorter of the two ways to say it; only a scan can hold a URI."""
+    return by_scan(path, **spec) if spec or "://" in path else by_path(path)
 
 
 def fetch(client: flight.FlightClient, asked: flight.FlightDescriptor) -> Answer:
     """GetFlightInfo and every endpoint in order; fails where the answer is not what the info said."""
     info = client.get_flight_info(asked)
-    tables, batches = [pa.Table.from_batches([], info.schema)], []
+    batches, said = [], []
     for endpoint in info.endpoints:
-        table, said = fetch_ticket(client, endpoint.ticket)
-        assert table.schema.equals(info.schema, check_metadata=True), "the stream's schema is not the info's"
-        tables.append(table)
-        batches.extend(said)
-    table = pa.concat_tables(tables)
-    assert info.total_records in (-1, table.num_rows), "total_records is not what came"
-    return Answer(info, table, batches)
+        reader = client.do_get(endpoint.ticket)
+        assert reader.schema.equals(info.schema, check_metadata=True), "the stream's schema is not the info's"
+        more, metadata = drain(reader)
+        batches.extend(more)
+        said.extend(metadata)
+    rows = sum(batch.num_rows for batch in batches)
+    assert info.total_records in (-1, rows), f"{rows} rows came, {info.total_records} were promised"
+    return Answer(info, rows, pa.Table.from_batches(batches, info.schema), said)
 
 
-def fetch_ticket(client: flight.FlightClient, ticket: flight.Ticket) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """One DoGet: its rows, and the metadata of its batches, which count from 0 and name their source."""
+def fetch_ticket(client: flight.FlightClient, ticket: flight.Ticket) -> pa.Table:
+    """The rows of one DoGet."""
     reader = client.do_get(ticket)
+    return pa.Table.from_batches(drain(reader)[0], reader.schema)
+
+
+def drain(reader: flight.FlightStreamReader) -> tuple[list[pa.RecordBatch], list[dict[str, Any]]]:
+    """A stream's batches, and what each says about itself: they count from 0 and name their source."""
     batches, said = [], []
     for chunk in chunks(reader):
         batches.append(chunk.data)
         said.append(json.loads(chunk.app_metadata.to_pybytes()))
     assert [entry["batch"] for entry in said] == list(range(len(said)))
     assert {entry["source"] for entry in said} <= SOURCES
-    return pa.Table.from_batches(batches, reader.schema), said
+    return batches, said
 
 
 def chunks(reader: flight.FlightStreamReader) -> Iterator[flight.FlightStreamChunk]:
@@ -87,12 +96,13 @@ def plan(client: flight.FlightClient, path: str, **spec: Any) -> flight.FlightIn
 
 
 def splits(info: flight.FlightInfo) -> list[dict[str, Any]]:
-    """What the endpoints say they hold: one entry a file and endpoint, in order."""
-    entries: list[dict[str, Any]] = []
-    for endpoint in info.endpoints:
-        said = json.loads(endpoint.app_metadata)
-        entries.extend(said if isinstance(said, list) else [said])
-    return entries
+    """What the endpoints say they hold, in order."""
+    return [json.loads(endpoint.app_metadata) for endpoint in info.endpoints]
+
+
+def expiry(endpoint: flight.FlightEndpoint) -> dt.datetime:
+    """When the ticket ends, to the microsecond (Python has no finer time)."""
+    return endpoint.expiration_time.cast(pa.timestamp("us", "UTC"), safe=False).as_py()
 
 
 def act(client: flight.FlightClient, name: str, body: Any = None) -> Any:

@@ -70,6 +70,7 @@ class Weed:
             scheme="http",
             endpoint_override=f"127.0.0.1:{self.port}",
             allow_bucket_creation=True,
+            allow_bucket_deletion=True,
             connect_timeout=3,
             request_timeout=20,
             **more,
