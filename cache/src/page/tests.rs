@@ -94,6 +94,10 @@ impl PageStore for Forgetful {
         None
     }
 
+    fn contains(&self, _: FileId, _: PageIndex) -> bool {
+        false
+    }
+
     fn put(&self, _: FileId, _: PageIndex, _: Bytes) {}
 
     fn remove_file(&self, _: FileId) {}
@@ -114,6 +118,10 @@ struct Damaging(Mutex<std::collections::HashMap<(FileId, PageIndex), Bytes>>);
 impl PageStore for Damaging {
     fn get(&self, file: FileId, page: PageIndex) -> Option<Bytes> {
         self.0.lock().get(&(file, page)).map(|bytes| bytes.slice(1..))
+    }
+
+    fn contains(&self, file: FileId, page: PageIndex) -> bool {
+        self.0.lock().contains_key(&(file, page))
     }
 
     fn put(&self, file: FileId, page: PageIndex, bytes: Bytes) {

@@ -46,9 +46,9 @@ async fn files_that_are_not_parquet_say_so() {
     let png = [b"\x89PNG\r\n\x1a\n".as_slice(), &[7; 5000]].concat();
     assert!(error_of(&png).await.contains("does not end in PAR1"));
     assert!(
-        error_of(b"PAR1\x00\x00\x00\x00\xff\xff\xff\x0fPAR1")
+        error_of(b"PAR1\x00\x00\x00\x00\xff\xff\xff\xffPAR1")
             .await
-            .contains("over the limit")
+            .contains("more than the file has")
     );
     assert!(
         error_of(b"PAR1\x00\x00\x00\x00\xff\x00\x00\x00PAR1")
@@ -107,6 +107,39 @@ async fn schemas_too_deep_or_too_wide_are_refused_before_they_are_parsed() {
     // A list of two thousand million elements, of which none is there.
     let huge = [&[0x15, 2, 0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07][..], &[0]].concat();
     assert!(error_of(&file_with_footer(&huge)).await.contains("length of a list"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn footers_over_the_limit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("a.parquet"),
+        sample(Compression::SNAPPY, WriterVersion::PARQUET_1_0),
+    )
+    .unwrap();
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let limits = ReadLimits {
+        footer_bytes: 100,
+        ..ReadLimits::default()
+    };
+    let cache = Cache::new(CacheConfig {
+        limits,
+        ..CacheConfig::default()
+    })
+    .unwrap();
+    let error = cache.footer(&file).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ReadError::LimitExceeded {
+                limit: 100,
+                row_group: None,
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,11 @@ pub use self::show::Row;
 use self::layer::Layer;
 use self::written::Written;
 
+/// The names of all settings, in the order in which they are shown.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    keys::names()
+}
+
 /// Why settings could not be loaded; each names the key and where it was written.
 #[derive(Debug, Error)]
 #[non_exhaustive]

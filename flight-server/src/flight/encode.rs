@@ -79,7 +79,10 @@ impl Encoder {
     /// The stream's first message: its schema, with dictionaries numbered as the batches will number them.
     pub(super) fn schema(&self) -> Message {
         let data = FlightData::from(SchemaAsIpc::new(&self.schema, &self.options));
-        Message { header: data.data_header, ..Message::default() }
+        Message {
+            header: data.data_header,
+            ..Message::default()
+        }
     }
 
     /// The messages of one batch: new dictionaries, then the rows.
