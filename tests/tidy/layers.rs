@@ -76,7 +76,7 @@ fn decode_does_no_io() {
     for source in module_files("decode") {
         for word in [
             "crate::ufs",
-            "crate::page",
+            "crate::page::",
             "tokio::",
             "object_store",
             "async fn",

@@ -5,7 +5,7 @@ use crate::sources::{rust_sources, sources};
 /// Longest file, in lines, without its tests.
 const MAX_FILE_LINES: usize = 600;
 
-/// Widest line outside the formatter's reach, such as comments and Python.
+/// Widest line outside the formatter's reach, such as comments; tests may hold long literals.
 const MAX_LINE_CHARS: usize = 140;
 
 /// "a file under 600 without its tests".
@@ -25,7 +25,7 @@ fn files_are_short() {
 #[test]
 fn lines_are_narrow() {
     for source in rust_sources() {
-        for (number, line) in source.text.lines().enumerate() {
+        for (number, line) in source.without_tests().lines().enumerate() {
             assert!(
                 line.chars().count() <= MAX_LINE_CHARS,
                 "{}:{}: too wide",

@@ -91,14 +91,23 @@ impl Columns {
     }
 
     /// The lines, without blanks at their ends.
-    pub(super) fn text(&self) -> String {
-        let lines = self.table.lines().map(|line| line.trim_end().to_owned() + "\n");
+    pub(super) fn text(mut self) -> String {
         if self.table.row_count() == 0 && self.table.header().is_none() {
-            String::new()
-        } else {
-            lines.collect()
+            return String::new();
         }
+        lines(&mut self.table).map(|line| line + "\n").collect()
     }
+}
+
+/// Blanks after each column; none before, so that lines begin with the first value.
+pub(super) const COLUMN_PADDING: (u16, u16) = (0, 2);
+
+/// The laid-out lines of a table, without blanks at their ends.
+pub(super) fn lines(table: &mut Table) -> impl Iterator<Item = String> {
+    for column in table.column_iter_mut() {
+        column.set_padding(COLUMN_PADDING);
+    }
+    table.lines().map(|line| line.trim_end().to_owned())
 }
 
 /// A table without borders, two blanks between columns, never wrapped.
@@ -167,6 +176,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
         assert!(lines.iter().all(|line| *line == line.trim_end()), "{text:?}");
+        assert!(lines[0].starts_with("NAME"), "{text:?}");
         let ends: Vec<_> = lines.iter().map(|line| line.len()).collect();
         assert_eq!(ends, [ends[0]; 3], "numbers end in one column: {text}");
         assert_eq!(lines[2].split_whitespace().collect::<Vec<_>>(), ["longer", "12345"]);

@@ -138,10 +138,11 @@ struct MountTable {
     read_only: bool,
 }
 
+/// Whole mebibytes, so that the number can be read.
 fn default_memory_bytes(machine: &Machine) -> u64 {
-    machine.memory_bytes.map_or(FALLBACK_MEMORY_BYTES, |total| {
-        (total / MEMORY_SHARE).max(MIN_MEMORY_BYTES)
-    })
+    const MEBIBYTE: u64 = 1 << 20;
+    let share = |total: u64| (total / MEMORY_SHARE / MEBIBYTE * MEBIBYTE).max(MIN_MEMORY_BYTES);
+    machine.memory_bytes.map_or(FALLBACK_MEMORY_BYTES, share)
 }
 
 fn default_data_dir() -> PathBuf {
@@ -183,6 +184,7 @@ mod tests {
     fn the_default_budget_is_a_third_of_what_there_is() {
         let budget = |memory_bytes| default_memory_bytes(&Machine { memory_bytes, cores: 1 });
         assert_eq!(budget(Some(3 << 30)), 1 << 30);
+        assert_eq!(budget(Some((3 << 30) + 1_000_000)), 1 << 30);
         assert_eq!(budget(Some(1 << 20)), MIN_MEMORY_BYTES);
         assert_eq!(budget(None), FALLBACK_MEMORY_BYTES);
     }

@@ -12,7 +12,7 @@ use crate::error::ServiceError;
 use crate::stores::Stores;
 
 /// Most files that one listing may return; a larger tree is refused, since a plan holds them all in memory.
-pub const MAX_LISTED_FILES: usize = 2_000_000;
+pub(crate) const MAX_LISTED_FILES: usize = 2_000_000;
 
 /// Mounts whose listings run at once; one listing is already a stream of requests of its own.
 const LISTED_MOUNTS_AT_ONCE: usize = 8;

@@ -21,7 +21,7 @@ use tonic::metadata::MetadataMap;
 use super::message::{self, Message};
 
 /// Request header by which a client raises (or lowers) the size of the messages that it takes, in bytes.
-pub const MESSAGE_LIMIT_HEADER: &str = "x-jetbridge-max-message-bytes";
+pub(crate) const MESSAGE_LIMIT_HEADER: &str = "x-jetbridge-max-message-bytes";
 
 /// What gRPC clients take unless told otherwise: 4 MiB (grpc-go, grpc-java, tonic).
 const DEFAULT_MESSAGE_LIMIT_BYTES: usize = 4 << 20;

@@ -15,7 +15,7 @@ use crate::redeem;
 use crate::request::ScanSpec;
 
 /// The location that means "the connection you already have".
-pub const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://?";
+pub(crate) const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://?";
 
 /// What an endpoint's `app_metadata` says, as JSON.
 #[derive(Debug, Serialize)]

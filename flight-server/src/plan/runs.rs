@@ -7,7 +7,7 @@ use super::Kept;
 use crate::dataset::{DataFile, Dataset, FileSummary};
 
 /// Most files that one run names, so that a ticket of many small files stays under 100 KiB.
-pub const MAX_RUN_FILES: usize = 512;
+pub(crate) const MAX_RUN_FILES: usize = 512;
 
 /// What one endpoint reads.
 #[derive(Debug, Default)]

@@ -1,3 +1,5 @@
+//! Tickets: round trips, every way to alter one, keys and their file.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

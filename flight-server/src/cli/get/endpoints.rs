@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 
 use arrow::record_batch::RecordBatch;
+use arrow_flight::decode::DecodedPayload;
 use arrow_flight::{FlightEndpoint, Ticket};
 use futures::TryStreamExt;
 
@@ -17,6 +18,15 @@ use crate::cli::error::CliError;
 
 /// The location that stands for the connection the endpoint came by.
 const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://";
+
+/// A batch as it came.
+#[derive(Debug)]
+pub(super) struct Received {
+    /// The rows.
+    pub(super) batch: RecordBatch,
+    /// Bytes of its buffers in the message. Decoded batches share buffers, so they cannot tell.
+    pub(super) body_bytes: u64,
+}
 
 /// Open connections, by location.
 #[derive(Debug)]
@@ -38,16 +48,16 @@ impl Reader {
     pub(super) async fn read(
         &mut self,
         endpoint: FlightEndpoint,
-        mut sink: impl AsyncFnMut(RecordBatch) -> Result<(), CliError>,
+        mut sink: impl AsyncFnMut(Received) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let Some(ticket) = endpoint.ticket else { return Ok(()) };
         let locations = locations(endpoint.location.into_iter().map(|location| location.uri));
         let mut failure = None;
         for location in locations {
             let mut handed_on = false;
-            let mut hand_on = async |batch| {
+            let mut hand_on = async |received| {
                 handed_on = true;
-                sink(batch).await
+                sink(received).await
             };
             match self.read_from(&location, ticket.clone(), &mut hand_on).await {
                 Err(error) if error.is_unavailable() && !handed_on => {
@@ -64,12 +74,15 @@ impl Reader {
         &mut self,
         location: &str,
         ticket: Ticket,
-        sink: &mut impl AsyncFnMut(RecordBatch) -> Result<(), CliError>,
+        sink: &mut impl AsyncFnMut(Received) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let client = self.client(location).await?;
-        let mut batches = client.flight().do_get(ticket).await?;
-        while let Some(batch) = batches.try_next().await? {
-            sink(batch).await?;
+        let mut messages = client.flight().do_get(ticket).await?.into_inner();
+        while let Some(message) = messages.try_next().await? {
+            let body_bytes = u64::try_from(message.inner.data_body.len()).unwrap_or(u64::MAX);
+            if let DecodedPayload::RecordBatch(batch) = message.payload {
+                sink(Received { batch, body_bytes }).await?;
+            }
         }
         Ok(())
     }

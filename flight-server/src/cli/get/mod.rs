@@ -100,9 +100,9 @@ pub(super) async fn run(arguments: GetArgs) -> Result<(), CliError> {
         let mut reader = Reader::new(client);
         for endpoint in info.endpoint {
             reader
-                .read(endpoint, async |batch| {
-                    progress.advance(&batch);
-                    writer.write(&batch)
+                .read(endpoint, async |received| {
+                    progress.advance(&received);
+                    writer.write(&received.batch)
                 })
                 .await?;
         }

@@ -3,9 +3,9 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use arrow::array::RecordBatch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::endpoints::Received;
 use crate::cli::output::{human_bytes, human_count};
 
 /// Reads shorter than this leave no trace.
@@ -40,9 +40,9 @@ impl Progress {
     }
 
     /// Counts a batch.
-    pub(super) fn advance(&mut self, batch: &RecordBatch) {
-        self.rows += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-        self.bytes += u64::try_from(batch.get_array_memory_size()).unwrap_or(u64::MAX);
+    pub(super) fn advance(&mut self, received: &Received) {
+        self.rows += u64::try_from(received.batch.num_rows()).unwrap_or(u64::MAX);
+        self.bytes += received.body_bytes;
         if self.may_draw && self.bar.is_none() && self.started.elapsed() > SILENT {
             self.bar = Some(bar(self.total_rows));
         }

@@ -11,7 +11,7 @@ use arrow::error::ArrowError;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use comfy_table::{ColumnConstraint, Table, Width};
 
-use crate::cli::output::{cell, plain_table};
+use crate::cli::output::{COLUMN_PADDING, cell, lines, plain_table};
 
 /// Rows that are laid out together.
 const BLOCK_ROWS: usize = 1024;
@@ -85,18 +85,14 @@ impl<W: Write> TableWriter<W> {
                 let fields = self.schema.fields().iter();
                 block.set_header(fields.map(|field| cell(field.name(), field.data_type().is_numeric())));
                 block.discover_columns();
-                // The bound is that of a column with its padding, one blank on each side.
-                self.widths = Some(
-                    block
-                        .column_max_content_widths()
-                        .iter()
-                        .map(|width| width.saturating_add(2))
-                        .collect(),
-                );
+                // The bound is that of a column with its padding.
+                let padding = COLUMN_PADDING.0 + COLUMN_PADDING.1;
+                let widths = block.column_max_content_widths();
+                self.widths = Some(widths.iter().map(|width| width.saturating_add(padding)).collect());
             }
         }
-        for line in block.lines() {
-            writeln!(self.sink, "{}", line.trim_end())?;
+        for line in lines(&mut block) {
+            writeln!(self.sink, "{line}")?;
         }
         Ok(())
     }
