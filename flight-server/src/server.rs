@@ -79,7 +79,7 @@ impl Listeners {
 #[non_exhaustive]
 pub enum BindError {
     /// Not `host:port`, or the host is unknown.
-    #[error("--{setting} {address}: not an address; write it like 127.0.0.1:8815")]
+    #[error("--{setting} {address}: not an address; write HOST:PORT, as in 127.0.0.1:0")]
     Resolve {
         /// `flight` or `admin`.
         setting: &'static str,

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use arrow_flight::decode::DecodedFlightData;
 use arrow_flight::flight_service_client::FlightServiceClient;
-use arrow_flight::{Action, FlightClient, FlightDescriptor, FlightInfo};
+use arrow_flight::{Action, FlightClient, FlightDescriptor, FlightInfo, Ticket};
 use clap::Args;
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -72,8 +74,9 @@ impl Client {
             source: source.into(),
         };
         let body = serde_json::to_vec(body).map_err(refuse)?;
-        let answers = self.flight.do_action(Action::new(name, body)).await?;
-        let answers: Vec<_> = answers.try_collect().await?;
+        let call = self.flight.do_action(Action::new(name, body));
+        let answers = async { call.await?.try_collect::<Vec<_>>().await };
+        let answers = answers.await.map_err(|error| CliError::call(&self.uri, error))?;
         match answers.first() {
             Some(answer) if !answer.is_empty() => serde_json::from_slice(answer).map_err(refuse),
             _ => Ok(Value::Null),
@@ -87,14 +90,21 @@ impl Client {
             source: source.into(),
         };
         let command = serde_json::to_vec(scan).map_err(refuse)?;
-        Ok(self.flight.get_flight_info(FlightDescriptor::new_cmd(command)).await?)
+        let info = self.flight.get_flight_info(FlightDescriptor::new_cmd(command)).await;
+        info.map_err(|error| CliError::call(&self.uri, error))
     }
 
-    /// The underlying client, for DoGet.
-    pub(super) fn flight(&mut self) -> &mut FlightClient {
-        &mut self.flight
+    /// Redeems a ticket.
+    pub(super) async fn messages(&mut self, ticket: Ticket) -> Result<Messages, CliError> {
+        let uri = self.uri.clone();
+        let stream = self.flight.do_get(ticket).await;
+        let stream = stream.map_err(|error| CliError::call(&uri, error))?.into_inner();
+        Ok(stream.map_err(move |error| CliError::call(&uri, error)).boxed())
     }
 }
+
+/// What a ticket gives.
+pub(super) type Messages = BoxStream<'static, Result<DecodedFlightData, CliError>>;
 
 /// The typed form of an action's answer.
 pub(super) fn parsed<T: DeserializeOwned>(what: &str, answer: &Value) -> Result<T, CliError> {

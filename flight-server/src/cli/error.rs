@@ -27,6 +27,9 @@ pub(super) enum CliError {
         #[source]
         source: tonic::transport::Error,
     },
+    /// The connection broke, or the server ended it.
+    #[error("lost the connection to {uri}: {reason}")]
+    Lost { uri: String, reason: String },
     /// The server refused or failed.
     #[error("{}", status_text(.0))]
     Server(Box<Status>),
@@ -48,7 +51,7 @@ pub(super) enum CliError {
     #[error("{path}: the mount did not pass all checks")]
     CheckFailed { path: String },
     /// A server could not be started, or stopped by itself.
-    #[error("{0:#}")]
+    #[error("{}", in_one_line(.0.chain()))]
     Serve(anyhow::Error),
 }
 
@@ -64,16 +67,8 @@ impl CliError {
 
     /// The error, its causes and what to do, in one line.
     fn line(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            let message = error.to_string();
-            // Libraries often repeat a cause in their own message.
-            if !text.contains(&message) {
-                text = format!("{text}: {message}");
-            }
-            cause = error.source();
-        }
+        let this: &dyn Error = self;
+        let mut text = in_one_line(std::iter::successors(Some(this), |error| (**error).source()));
         if let Some(advice) = self.advice() {
             text = format!("{text}; {advice}");
         }
@@ -82,6 +77,7 @@ impl CliError {
 
     fn advice(&self) -> Option<&'static str> {
         match self {
+            Self::Lost { .. } => Some("see whether the server still runs, and try again"),
             Self::Connect { .. } => {
                 Some("start a server with `jetbridge serve`, or name one with --uri or JETBRIDGE_URI")
             }
@@ -92,6 +88,25 @@ impl CliError {
                 _ => None,
             },
             _ => None,
+        }
+    }
+
+    /// What a call to the server at `uri` ended with.
+    pub(super) fn call(uri: &str, error: FlightError) -> Self {
+        match error {
+            FlightError::Tonic(status) if status.source().is_some() => {
+                // A status with a cause was made on this side, from the transport's error.
+                let causes = std::iter::successors(status.source(), |cause| (**cause).source());
+                Self::Lost {
+                    uri: uri.to_owned(),
+                    reason: in_one_line(causes),
+                }
+            }
+            FlightError::Tonic(status) => Self::Server(status),
+            other => Self::Answer {
+                what: "the call".to_owned(),
+                source: other.into(),
+            },
         }
     }
 
@@ -109,27 +124,9 @@ impl CliError {
     /// Whether another location may do better: the server could not be reached or is not taking work.
     pub(super) fn is_unavailable(&self) -> bool {
         match self {
-            Self::Connect { .. } => true,
+            Self::Connect { .. } | Self::Lost { .. } => true,
             Self::Server(status) => matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown),
             _ => false,
-        }
-    }
-}
-
-impl From<Status> for CliError {
-    fn from(status: Status) -> Self {
-        Self::Server(Box::new(status))
-    }
-}
-
-impl From<FlightError> for CliError {
-    fn from(error: FlightError) -> Self {
-        match error {
-            FlightError::Tonic(status) => Self::Server(status),
-            other => Self::Answer {
-                what: "DoGet".to_owned(),
-                source: other.into(),
-            },
         }
     }
 }
@@ -141,6 +138,17 @@ impl From<ArrowError> for CliError {
             source: error.into(),
         }
     }
+}
+
+/// An error and its causes. Libraries often repeat a cause in their own message; it is told once.
+fn in_one_line<'a>(chain: impl Iterator<Item = &'a (dyn Error + 'static)>) -> String {
+    chain
+        .map(ToString::to_string)
+        .fold(String::new(), |text, message| match text.as_str() {
+            "" => message,
+            told if told.contains(&message) => text,
+            told => format!("{told}: {message}"),
+        })
 }
 
 /// The server's own words; the code's, where there are none.
@@ -156,9 +164,32 @@ fn status_text(status: &Status) -> String {
 mod tests {
     use super::*;
 
+    fn server(status: Status) -> CliError {
+        CliError::call("grpc://h:1", status.into())
+    }
+
+    #[test]
+    fn a_broken_connection_names_the_server() {
+        let status = Status::from_error(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)));
+        let error = server(status);
+        assert!(
+            error.line().starts_with("lost the connection to grpc://h:1: "),
+            "{}",
+            error.line()
+        );
+        assert!(error.is_unavailable());
+    }
+
+    #[test]
+    fn a_cause_that_its_error_repeats_is_told_once() {
+        let inner = anyhow::anyhow!("no such file");
+        let error = CliError::Serve(inner.context("reading x: no such file").context("cannot start"));
+        assert_eq!(error.line(), "cannot start: reading x: no such file");
+    }
+
     #[test]
     fn a_status_is_told_in_the_servers_words_with_advice() {
-        let error = CliError::from(Status::not_found("no dataset at /lake/trps"));
+        let error = server(Status::not_found("no dataset at /lake/trps"));
         assert_eq!(
             error.line(),
             "no dataset at /lake/trps; `jetbridge ls` shows what there is"
@@ -168,7 +199,7 @@ mod tests {
 
     #[test]
     fn every_error_is_one_line() {
-        let error = CliError::from(Status::invalid_argument("bad filter:\n  a >\n    ^"));
+        let error = server(Status::invalid_argument("bad filter:\n  a >\n    ^"));
         assert_eq!(error.line(), "bad filter: a > ^");
     }
 

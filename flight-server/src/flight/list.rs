@@ -31,7 +31,7 @@ pub(super) async fn flights(
     criteria: &Criteria,
 ) -> Result<BoxedStream<FlightInfo>, ServiceError> {
     let filter = Filter::parse(&criteria.expression)?;
-    let candidates: Vec<NsPath> = candidates(&node).await?.into_iter().collect();
+    let candidates = candidates(&node, &filter).await?;
     let flights = stream::iter(candidates)
         .then(move |candidate| {
             let (node, location) = (Arc::clone(&node), location.clone());
@@ -43,22 +43,23 @@ pub(super) async fn flights(
     Ok(flights.boxed())
 }
 
-/// Folders that may be datasets, by path.
-async fn candidates(node: &Node) -> Result<BTreeSet<NsPath>, ServiceError> {
+/// Folders that may be datasets and concern the filter, by path.
+async fn candidates(node: &Node, filter: &Filter) -> Result<BTreeSet<NsPath>, ServiceError> {
     let table = node.namespace.table();
     // A mount below another is listed with that one.
     let outermost = table
         .iter()
         .filter(|mount| mount.path.parent().is_none_or(|above| table.resolve(&above).is_none()));
     let mut candidates = BTreeSet::new();
-    for mount in outermost {
+    for mount in outermost.filter(|mount| filter.concerns(&mount.path)) {
         match data_files(node, &mount.path).await {
             Ok(files) => {
                 let relatives: Vec<&str> = files.iter().filter_map(|file| file.strip_prefix(&mount.path)).collect();
                 candidates.extend(
                     dataset_roots(&relatives)
                         .iter()
-                        .filter_map(|root| mount.path.join(root).ok()),
+                        .filter_map(|root| mount.path.join(root).ok())
+                        .filter(|candidate| filter.concerns(candidate)),
                 );
             }
             Err(error) => {
@@ -134,7 +135,8 @@ async fn info_of(node: &Arc<Node>, location: Option<&str>, path: &NsPath) -> Res
 enum Filter {
     All,
     Below(NsPath),
-    Glob(GlobMatcher),
+    /// What the path must match, and the text before its first wildcard.
+    Glob(GlobMatcher, String),
 }
 
 impl Filter {
@@ -146,10 +148,10 @@ impl Filter {
         if text.is_empty() {
             return Ok(Self::All);
         }
-        if text.contains(['*', '?', '[', '{']) {
+        if let Some(wildcard) = text.find(['*', '?', '[', '{']) {
             let glob = GlobBuilder::new(text).literal_separator(true).build();
             return glob
-                .map(|glob| Self::Glob(glob.compile_matcher()))
+                .map(|glob| Self::Glob(glob.compile_matcher(), text[..wildcard].to_owned()))
                 .map_err(|error| ServiceError::invalid(format!("the criteria are no glob: {error}")));
         }
         let path = NsPath::parse(text).map_err(|error| ServiceError::invalid(crate::error::chain(&error)))?;
@@ -160,7 +162,18 @@ impl Filter {
         match self {
             Self::All => true,
             Self::Below(folder) => path.strip_prefix(folder).is_some(),
-            Self::Glob(glob) => glob.is_match(path.to_string()),
+            Self::Glob(glob, _) => glob.is_match(path.to_string()),
+        }
+    }
+
+    /// Whether `path` or something below it may be selected: what is not is neither listed nor planned.
+    fn concerns(&self, path: &NsPath) -> bool {
+        let path = path.to_string();
+        let along = |literal: &str| path.starts_with(literal) || literal.starts_with(&path);
+        match self {
+            Self::All => true,
+            Self::Below(folder) => along(&folder.to_string()),
+            Self::Glob(_, literal) => along(literal),
         }
     }
 }
@@ -187,6 +200,22 @@ mod tests {
         assert!(selects("/lake/t*", "/lake/trips"));
         assert!(!selects("/*", "/lake/trips"));
         assert!(selects("/**", "/lake/trips"));
+    }
+
+    #[test]
+    fn what_cannot_lead_to_a_selected_path_does_not_concern() {
+        let concerns = |criteria: &str, path: &str| {
+            Filter::parse(criteria.as_bytes())
+                .unwrap()
+                .concerns(&NsPath::parse(path).unwrap())
+        };
+        for path in ["/", "/lake", "/lake/trips", "/lake/trips/2024"] {
+            assert!(
+                concerns("/lake/trips", path) && concerns("/lake/tr*/2024", path),
+                "{path}"
+            );
+        }
+        assert!(!concerns("/lake/trips", "/other") && !concerns("/lake/tr*", "/lake/zones"));
     }
 
     #[test]

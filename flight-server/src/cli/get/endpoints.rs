@@ -77,7 +77,7 @@ impl Reader {
         sink: &mut impl AsyncFnMut(Received) -> Result<(), CliError>,
     ) -> Result<(), CliError> {
         let client = self.client(location).await?;
-        let mut messages = client.flight().do_get(ticket).await?.into_inner();
+        let mut messages = client.messages(ticket).await?;
         while let Some(message) = messages.try_next().await? {
             let body_bytes = u64::try_from(message.inner.data_body.len()).unwrap_or(u64::MAX);
             if let DecodedPayload::RecordBatch(batch) = message.payload {
