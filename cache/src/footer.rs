@@ -24,7 +24,7 @@ use crate::error::ReadError;
 use crate::key::FileId;
 use crate::limits::ReadLimits;
 use crate::page::{OpenFile, PageTier};
-use crate::pool::CpuPool;
+use crate::pool::{CpuPool, guarded};
 use crate::thrift::{Refused, check_footer};
 
 /// What is known about a file without reading its data.
@@ -133,6 +133,10 @@ impl Footer {
     }
 }
 
+/// Footers up to this size are parsed where they were read; schemas that nest deeply enough to need the pool's stacks are
+/// refused by the limits before they are parsed.
+const INLINE_FOOTER_BYTES: usize = 16 << 10;
+
 /// The footers of files that were read lately.
 #[derive(Debug)]
 pub(crate) struct FooterCache {
@@ -160,10 +164,13 @@ impl FooterCache {
         let id = file.key.id();
         let footer = self.footers.try_get_with(id, async {
             let bytes = read_footer(file, pages, &self.limits).await?;
+            let bytes_len = bytes.len();
             let (limits, path, size) = (self.limits.clone(), namespace_path(file), file.key.size);
             let parse = move || Footer::parse(&bytes, FileAt { path: &path, size }, &limits);
-            pool.run(parse)
-                .await
+            // Handing a small footer to another thread takes longer than parsing it.
+            let small = bytes_len <= INLINE_FOOTER_BYTES;
+            let parsed = if small { guarded(parse) } else { pool.run(parse).await };
+            parsed
                 .unwrap_or_else(|panic| {
                     Err(ReadError::corrupt(
                         &namespace_path(file),
