@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::assemble::{Assembler, Step, Supply};
@@ -39,11 +40,10 @@ enum Extent {
     Whole,
 }
 
-/// What became of reading a row group.
-enum Outcome {
-    Done,
-    /// Nothing was sent, as the guess of how much to fetch was too short.
-    TooShort,
+/// Whether anybody still reads.
+enum Reader {
+    There,
+    Gone,
 }
 
 /// The beginning of a row group is fetched alone where no more than one row in this many is wanted.
@@ -59,6 +59,11 @@ pub(crate) const UNIT_WINDOW_BATCHES: usize = 1 << 10;
 const STRIDE_ALIGN_ROWS: usize = 64;
 /// Bytes of one permit of a budget: semaphores count with 32 bits.
 const PERMIT_BYTES: u64 = 1 << 10;
+
+/// Bytes that a batch shows.
+fn bytes_of(batch: &RecordBatch) -> u64 {
+    u64::try_from(batch_bytes(batch)).unwrap_or(u64::MAX)
+}
 
 /// How many permits stand for this many bytes.
 pub(crate) fn permits(bytes: u64) -> u32 {
@@ -88,44 +93,73 @@ impl Unit {
     }
 
     async fn read(&self, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
+        let window = usize::try_from(permits(UNIT_WINDOW_BYTES)).unwrap_or(usize::MAX);
+        let window = Arc::new(Semaphore::new(window));
         if self.wants_head()
-            && let Outcome::Done = self.read_extent(Extent::Head, out).await?
+            && let Some((batches, source)) = self.read_head().await?
         {
-            return Ok(());
+            return self.deliver(batches, source, &window, out).await.map(|_| ());
         }
-        self.read_extent(Extent::Whole, out).await.map(|_| ())
-    }
-
-    async fn read_extent(&self, extent: Extent, out: &mpsc::Sender<Delivery>) -> Result<Outcome, ReadError> {
-        let (mut assembler, source) = self.open(extent).await?;
-        let window = Arc::new(Semaphore::new(
-            usize::try_from(permits(UNIT_WINDOW_BYTES)).unwrap_or(usize::MAX),
-        ));
-        let mut sent = false;
+        let (mut assembler, source) = self.open(Extent::Whole).await?;
         loop {
-            let step = match self.step(assembler).await {
-                Err(ReadError::Corrupt { .. }) if extent == Extent::Head && !sent => return Ok(Outcome::TooShort),
-                step => step?,
-            };
-            assembler = step.0;
-            for batch in step.1.batches {
-                sent = true;
-                let bytes = u64::try_from(batch_bytes(&batch)).unwrap_or(u64::MAX);
-                let share = permits(bytes.min(UNIT_WINDOW_BYTES));
-                let held = Arc::clone(&window).acquire_many_owned(share).await;
-                let held = held.map_err(|_| ReadError::internal("a unit's window was closed"))?;
-                if out.send(Ok((ScanBatch { batch, source }, held))).await.is_err() {
-                    return Ok(Outcome::Done);
-                }
+            let (next, step) = self.step(assembler).await?;
+            assembler = next;
+            if let Reader::Gone = self.deliver(step.batches, source, &window, out).await? {
+                return Ok(());
             }
-            if step.1.done {
+            if step.done {
                 break;
             }
         }
         for (key, chunk) in assembler.into_chunks() {
             self.engine.chunks.put(key, chunk);
         }
-        Ok(Outcome::Done)
+        Ok(())
+    }
+
+    /// The wanted rows out of the beginnings of the column chunks, or none where those turn out too short. Nothing is sent
+    /// before all rows are there: what is missing shows as damage, which only the whole can tell from real damage.
+    async fn read_head(&self) -> Result<Option<(Vec<RecordBatch>, Source)>, ReadError> {
+        let (mut assembler, source) = match self.open(Extent::Head).await {
+            Err(ReadError::Corrupt { .. }) => return Ok(None),
+            opened => opened?,
+        };
+        let (mut batches, mut bytes) = (Vec::new(), 0u64);
+        loop {
+            let step = match self.step(assembler).await {
+                Err(ReadError::Corrupt { .. }) => return Ok(None),
+                step => step?,
+            };
+            assembler = step.0;
+            bytes += step.1.batches.iter().map(bytes_of).sum::<u64>();
+            batches.extend(step.1.batches);
+            if bytes > UNIT_WINDOW_BYTES {
+                // Too much to hold back; the whole is sent as it is decoded.
+                return Ok(None);
+            }
+            if step.1.done {
+                return Ok(Some((batches, source)));
+            }
+        }
+    }
+
+    /// Hands batches to the reader, as its window allows.
+    async fn deliver(
+        &self,
+        batches: Vec<RecordBatch>,
+        source: Source,
+        window: &Arc<Semaphore>,
+        out: &mpsc::Sender<Delivery>,
+    ) -> Result<Reader, ReadError> {
+        for batch in batches {
+            let share = permits(bytes_of(&batch).min(UNIT_WINDOW_BYTES));
+            let held = Arc::clone(window).acquire_many_owned(share).await;
+            let held = held.map_err(|_| ReadError::internal("a unit's window was closed"))?;
+            if out.send(Ok((ScanBatch { batch, source }, held))).await.is_err() {
+                return Ok(Reader::Gone);
+            }
+        }
+        Ok(Reader::There)
     }
 
     async fn step(&self, mut assembler: Assembler) -> Result<(Assembler, Step), ReadError> {

@@ -338,3 +338,27 @@ async fn a_beginning_that_is_too_short_is_read_whole() {
     let rows = joined(&footer.schema, &collect(&cache, first).await.unwrap());
     assert_eq!(rows.column(0).as_ref(), column.slice(0, 500).as_ref());
 }
+
+/// The rows before the gap in the beginning are decoded without a fault, and must not have been sent when it shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_that_breaks_off_after_some_rows_is_read_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let long_in_the_middle = |i: usize| {
+        let long = (10_000..20_000).contains(&i);
+        i.to_string() + &"x".repeat(if long { 2_000 } else { 0 })
+    };
+    let column: ArrayRef = Arc::new(StringArray::from_iter_values((0..100_000).map(long_in_the_middle)));
+    write(&folder.path().join("a.parquet"), &[("s", Arc::clone(&column))], 100_000);
+    let file = open(&mount(folder.path()), "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    for limit in [9_000, 12_000, 20_000, 25_000] {
+        let mut first = request(vec![split(&file, &footer)], &footer.schema);
+        first.limit = Some(limit);
+        let rows = joined(&footer.schema, &collect(&cache, first).await.unwrap());
+        assert_eq!(
+            rows.column(0).as_ref(),
+            column.slice(0, usize::try_from(limit).unwrap()).as_ref()
+        );
+    }
+}
