@@ -57,7 +57,9 @@ pub enum CatalogError {
 pub struct Sentence(String);
 
 impl Sentence {
-    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+    /// The error, then its causes, separated by colons.
+    #[must_use]
+    pub fn of(error: &(dyn Error + 'static)) -> Self {
         let mut text = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {

@@ -9,7 +9,7 @@ use jetbridge_cache::ReadError;
 use jetbridge_cache::schema::{MergeError, UnknownColumn};
 use jetbridge_cache::ufs::{UfsError, UfsErrorKind};
 use jetbridge_catalog::dataset::LayoutError;
-use jetbridge_catalog::error::{CatalogError, Kind};
+use jetbridge_catalog::error::{CatalogError, Kind, Sentence};
 use jetbridge_catalog::mount::MountError;
 use jetbridge_catalog::path::NsPath;
 use tonic::{Code, Status};
@@ -172,15 +172,8 @@ impl From<ServiceError> for Status {
 }
 
 /// An error and its causes in one line; no Display of ours repeats its source, so nothing is said twice.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message.push_str(": ");
-        message.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    truncated(message)
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    truncated(Sentence::of(error).to_string())
 }
 
 fn truncated(mut message: String) -> String {

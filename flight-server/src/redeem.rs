@@ -212,7 +212,7 @@ fn storage_uri(node: &Node, path: &NsPath) -> String {
     uri.map(|uri| uri.to_string()).unwrap_or_default()
 }
 
-fn unreadable(error: &dyn std::error::Error) -> ServiceError {
+fn unreadable(error: &(dyn std::error::Error + 'static)) -> ServiceError {
     ServiceError::Ticket(TicketError::Unreadable {
         reason: crate::error::chain(error),
     })
