@@ -3,6 +3,7 @@
 //! ```text
 //! cli    -> config            what was asked for
 //!        -> server            sockets, start, drain
+//!             -> connections  HTTP/2: accepted, bounded, cut
 //!             -> admin        /livez /readyz /metrics
 //!             -> flight       the Flight service
 //!                  -> node    namespace, storage, cache, datasets, ticket keys
@@ -15,6 +16,7 @@
 pub mod admin;
 mod cli;
 pub mod config;
+pub mod connections;
 pub mod data_folder;
 pub mod dataset;
 pub mod error;

@@ -73,7 +73,7 @@ impl Node {
     /// A data folder that is in use or cannot be read, mounts that are not valid.
     pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let store: Arc<dyn MetaStore> = Arc::new(
-            EmbeddedStore::open(&settings.data_dir.join(META_FILE)).context("the metadata store cannot be opened")?,
+            EmbeddedStore::open(settings.data_dir.join(META_FILE)).context("the metadata store cannot be opened")?,
         );
         let cluster_id = cluster_id(store.as_ref())
             .await

@@ -13,32 +13,18 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use http::Response;
 use metrics_exporter_prometheus::PrometheusHandle;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
-use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 use crate::admin::{self, Readiness};
+use crate::connections::{self, Answer};
+use crate::flight::AnswerBody;
 use crate::observe::METRICS_UPKEEP_INTERVAL;
 
-/// Calls that one connection may have open at once; a client with more waits.
-const MAX_STREAMS_PER_CONNECTION: u32 = 1024;
-/// All headers of one request together.
-const MAX_HEADER_LIST_BYTES: u32 = 32 << 10;
-/// The largest frame that a client may send; answers follow the client's own limit.
-const MAX_INBOUND_FRAME_BYTES: u32 = 1 << 20;
-/// What a client may send ahead on one stream, and on all streams of a connection.
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-/// Streams that a client resets before they were accepted (the "rapid reset" attack) end its connection beyond this.
-const MAX_PENDING_RESET_STREAMS: usize = 64;
-/// A connection is asked for life after this much silence, and dropped when no answer comes.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// What the admin address may take to finish its last answers.
 const ADMIN_GRACE: Duration = Duration::from_secs(1);
 
@@ -118,9 +104,9 @@ pub enum BindError {
 
 /// What a server is made of, besides its sockets.
 #[derive(Debug)]
-pub struct Parts {
-    /// The Flight service.
-    pub flight: Routes,
+pub struct Parts<A> {
+    /// What answers on the Flight port.
+    pub flight: A,
     /// The handle that `/readyz` reads. [`run`] sets [`LISTENING`] and drains it.
     pub readiness: Readiness,
     /// Renders `/metrics`.
@@ -142,9 +128,6 @@ pub enum Drained {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// The Flight listener failed.
-    #[error("the Flight service stopped")]
-    Flight(#[from] tonic::transport::Error),
     /// A task of ours panicked or ended early.
     #[error("the {0} task ended before the server did")]
     Task(&'static str),
@@ -154,16 +137,21 @@ pub enum ServeError {
 ///
 /// # Errors
 /// When the Flight service or the admin address stops without having been told to.
-pub async fn run(
+pub async fn run<A, F>(
     listeners: Listeners,
-    parts: Parts,
+    parts: Parts<A>,
     shutdown: impl Future<Output = ()>,
-) -> Result<Drained, ServeError> {
+) -> Result<Drained, ServeError>
+where
+    A: Answer<F>,
+    F: Future<Output = Response<AnswerBody>> + Send + 'static,
+{
     let (stop_flight, stop_admin) = (CancellationToken::new(), CancellationToken::new());
     let upkeep = spawn_upkeep(parts.metrics.clone(), stop_admin.clone());
     let router = admin::router(parts.readiness.clone(), parts.metrics);
     let mut admin = spawn_admin(listeners.admin.0, router, stop_admin.clone());
-    let mut flight = spawn_flight(listeners.flight.0, parts.flight, stop_flight.clone());
+    let flight = connections::serve(listeners.flight.0, parts.flight, stop_flight.clone());
+    let mut flight = tokio::spawn(flight);
     parts.readiness.set(LISTENING, true);
 
     let outcome = tokio::select! {
@@ -172,10 +160,7 @@ pub async fn run(
             stop_flight.cancel();
             drain(&mut flight, parts.grace).await
         }
-        ended = &mut flight => match ended {
-            Ok(Err(error)) => Err(ServeError::Flight(error)),
-            _ => Err(ServeError::Task("Flight")),
-        },
+        _ = &mut flight => Err(ServeError::Task("Flight")),
         _ = &mut admin => Err(ServeError::Task("admin")),
     };
     flight.abort();
@@ -218,26 +203,6 @@ async fn bind(setting: &'static str, address: &str, insecure: bool) -> Result<(T
     Ok((listener, bound))
 }
 
-type FlightTask = JoinHandle<Result<(), tonic::transport::Error>>;
-
-fn spawn_flight(listener: TcpListener, routes: Routes, stop: CancellationToken) -> FlightTask {
-    // Small messages (a FlightInfo, a trailer) must not wait for more to come.
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(KEEPALIVE_INTERVAL));
-    let router = Server::builder()
-        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
-        .http2_max_header_list_size(MAX_HEADER_LIST_BYTES)
-        .max_frame_size(MAX_INBOUND_FRAME_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESET_STREAMS))
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_routes(routes);
-    tokio::spawn(router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()))
-}
-
 fn spawn_admin(listener: TcpListener, router: axum::Router, stop: CancellationToken) -> JoinHandle<io::Result<()>> {
     tokio::spawn(
         axum::serve(listener, router)
@@ -255,11 +220,10 @@ fn spawn_upkeep(metrics: PrometheusHandle, stop: CancellationToken) -> JoinHandl
     })
 }
 
-async fn drain(flight: &mut FlightTask, grace: Duration) -> Result<Drained, ServeError> {
+async fn drain(flight: &mut JoinHandle<()>, grace: Duration) -> Result<Drained, ServeError> {
     tracing::info!(grace_seconds = grace.as_secs_f64(), "draining");
     match tokio::time::timeout(grace, flight).await {
-        Ok(Ok(Ok(()))) => Ok(Drained::Complete),
-        Ok(Ok(Err(error))) => Err(ServeError::Flight(error)),
+        Ok(Ok(())) => Ok(Drained::Complete),
         Ok(Err(_panicked)) => Err(ServeError::Task("Flight")),
         Err(_elapsed) => Ok(Drained::Cut),
     }
@@ -273,9 +237,9 @@ mod tests {
 
     use super::*;
 
-    fn parts(readiness: &Readiness) -> Parts {
+    fn parts(readiness: &Readiness) -> Parts<impl Answer<std::future::Ready<Response<AnswerBody>>>> {
         Parts {
-            flight: Routes::default(),
+            flight: |_| std::future::ready(Response::default()),
             readiness: readiness.clone(),
             metrics: crate::observe::metrics_recorder().unwrap(),
             grace: Duration::from_secs(5),

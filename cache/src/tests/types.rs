@@ -186,7 +186,7 @@ fn all_types() -> Vec<ArrayRef> {
         dictionary(DataType::Int32),
     ];
     arrays.extend(text_types.into_iter().map(|to| of(&texts, to)));
-    let fixed = (0..100).map(|i: u8| (i % 3 > 0).then_some([i; 5]));
+    let fixed = (0..100).map(|i: u8| (!i.is_multiple_of(3)).then_some([i; 5]));
     arrays.push(Arc::new(
         FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed, 5).unwrap(),
     ));

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tonic::service::Routes;
 
 use super::error::CliError;
 use crate::admin::Readiness;
@@ -65,8 +64,9 @@ async fn start(settings: &Settings) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&settings.flight, &settings.admin, settings.insecure).await?;
     let node = Arc::new(Node::open(settings).await?);
     let location = location(settings.advertise.as_deref(), listeners.flight_address());
+    let front = FlightDoor::new(node, location.as_deref()).into_service();
     let parts = Parts {
-        flight: Routes::new(FlightDoor::new(node, location.as_deref()).into_service()),
+        flight: move |request| front.clone().answer(request),
         readiness: Readiness::new([LISTENING]),
         metrics,
         grace: settings.shutdown_grace,

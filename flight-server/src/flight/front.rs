@@ -6,32 +6,34 @@
 //!
 //! Why a service in front and not a tonic codec: a codec writes into one contiguous buffer, so it can only copy.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use arrow_flight::Ticket;
 use arrow_flight::flight_service_server::FlightServiceServer;
 use bytes::{Buf, Bytes};
-use futures::future::BoxFuture;
-use futures::{FutureExt, Stream};
+use futures::Stream;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::{Body as HttpBody, Frame};
+use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Limited};
 use prost::Message as _;
 use tonic::body::Body;
+use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
-use tonic::server::NamedService;
 use tonic::{Code, Status};
-use tower::Service;
 
+use super::buffers::Buffers;
 use super::message::Message;
 use super::{FlightDoor, MAX_REQUEST_BYTES};
 
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_PREFIX_BYTES: usize = 5;
+
+/// The body of any answer. Each piece of data is a list of buffers that goes out as one HTTP/2 frame, where the client's
+/// limits allow it.
+pub type AnswerBody = UnsyncBoxBody<Buffers, Status>;
 
 /// The Flight service with its own way out for DoGet.
 #[derive(Debug, Clone)]
@@ -44,37 +46,35 @@ impl Front {
     pub(super) fn new(door: FlightDoor, inner: FlightServiceServer<FlightDoor>) -> Self {
         Self { door, inner }
     }
-}
 
-impl NamedService for Front {
-    const NAME: &'static str = <FlightServiceServer<FlightDoor> as NamedService>::NAME;
-}
-
-impl Service<Request<Body>> for Front {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Service::<Request<Body>>::poll_ready(&mut self.inner, context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+    /// Answers one request.
+    pub async fn answer<B>(mut self, request: Request<B>) -> Response<AnswerBody>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
+    {
+        let request = request.map(Body::new);
         if request.uri().path() != DO_GET || is_compressed(request.headers()) {
-            return self.inner.call(request).boxed();
+            let Ok(response) = self.inner.call(request).await;
+            return response.map(one_buffer_a_frame);
         }
-        let door = self.door.clone();
-        async move { Ok(do_get(door, request).await.unwrap_or_else(Status::into_http)) }.boxed()
+        match do_get(self.door, request).await {
+            Ok(response) => response,
+            Err(status) => status.into_http::<Body>().map(one_buffer_a_frame),
+        }
     }
 }
 
-async fn do_get(door: FlightDoor, request: Request<Body>) -> Result<Response<Body>, Status> {
+fn one_buffer_a_frame(body: Body) -> AnswerBody {
+    body.map_frame(|frame| frame.map_data(Buffers::from)).boxed_unsync()
+}
+
+async fn do_get(door: FlightDoor, request: Request<Body>) -> Result<Response<AnswerBody>, Status> {
     let (parts, body) = request.into_parts();
     let ticket = read_ticket(body).await?;
     let mut request = tonic::Request::new(ticket);
     *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
     let (metadata, messages, _) = door.messages(request).await?.into_parts();
-    let mut response = Response::new(Body::new(Outgoing::new(messages)));
+    let mut response = Response::new(Outgoing::new(messages).boxed_unsync());
     *response.headers_mut() = metadata.into_headers();
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
     Ok(response)
@@ -102,49 +102,41 @@ fn is_compressed(headers: &HeaderMap) -> bool {
         .is_some_and(|encoding| encoding != "identity")
 }
 
-/// The body of an answer: frames of messages, then the status as trailers.
+/// The body of a DoGet: messages, then the status as trailers.
 struct Outgoing<S> {
     messages: S,
-    frames: VecDeque<Bytes>,
     ended: bool,
 }
 
 impl<S> Outgoing<S> {
     fn new(messages: S) -> Self {
-        Self {
-            messages,
-            frames: VecDeque::new(),
-            ended: false,
-        }
+        Self { messages, ended: false }
     }
 
-    fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn end<D>(&mut self, status: &Status) -> Poll<Option<Result<Frame<D>, Status>>> {
         self.ended = true;
-        self.frames.clear();
         Poll::Ready(Some(Ok(Frame::trailers(trailers(status)))))
     }
 }
 
 impl<S: Stream<Item = Result<Message, Status>> + Unpin> HttpBody for Outgoing<S> {
-    type Data = Bytes;
+    type Data = Buffers;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
         if self.ended {
             return Poll::Ready(None);
         }
-        loop {
-            if let Some(frame) = self.frames.pop_front() {
-                return Poll::Ready(Some(Ok(Frame::data(frame))));
-            }
-            match std::task::ready!(Pin::new(&mut self.messages).poll_next(context)) {
-                Some(Ok(message)) => match message.into_frames() {
-                    Ok(frames) => self.frames = frames,
-                    Err(error) => return self.end(&Status::internal(error.to_string())),
-                },
-                Some(Err(status)) => return self.end(&status),
-                None => return self.end(&Status::new(Code::Ok, "")),
-            }
+        match std::task::ready!(Pin::new(&mut self.messages).poll_next(context)) {
+            Some(Ok(message)) => match message.into_buffers() {
+                Ok(buffers) => Poll::Ready(Some(Ok(Frame::data(buffers)))),
+                Err(error) => self.end(&Status::internal(error.to_string())),
+            },
+            Some(Err(status)) => self.end(&status),
+            None => self.end(&Status::new(Code::Ok, "")),
         }
     }
 

@@ -172,7 +172,7 @@ impl Filter {
         let along = |literal: &str| path.starts_with(literal) || literal.starts_with(&path);
         match self {
             Self::All => true,
-            Self::Below(folder) => along(&folder.to_string()),
+            Self::Below(folder) => along(folder.as_ref()),
             Self::Glob(_, literal) => along(literal),
         }
     }

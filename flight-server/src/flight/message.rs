@@ -19,6 +19,8 @@ use arrow::ipc::root_as_message;
 use arrow_flight::FlightData;
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::buffers::Buffers;
+
 /// What an encapsulated IPC message begins with: a continuation mark and the header's length, 4 bytes each.
 const IPC_PREFIX_BYTES: usize = 8;
 
@@ -28,8 +30,8 @@ const GRPC_PREFIX_BYTES: usize = 5;
 /// Where the body begins, relative to the message, is a multiple of this many bytes.
 const BODY_ALIGNMENT_BYTES: usize = 64;
 
-/// Neighbouring pieces smaller than this are copied together: a frame of its own costs more than the copy, and receivers
-/// count tiny frames as an attack.
+/// Neighbouring pieces smaller than this are copied together: a vectored write takes sixteen buffers, and one more write
+/// costs more than the copy.
 const MERGE_BELOW_BYTES: usize = 4 << 10;
 
 const HEADER_TAG: u8 = 0x12;
@@ -67,7 +69,7 @@ impl Message {
     ///
     /// # Errors
     /// A message of 4 GiB or more, which gRPC cannot say.
-    pub(super) fn into_frames(self) -> Result<VecDeque<Bytes>, ArrowError> {
+    pub(super) fn into_buffers(self) -> Result<Buffers, ArrowError> {
         let body_bytes = self.body_bytes();
         let padding = self.header_padding(body_bytes);
         let header_bytes = self.header.len() + padding;
@@ -192,23 +194,19 @@ fn joined(mut pieces: Vec<Bytes>) -> Bytes {
 }
 
 /// The pieces after `prefix`, small neighbours copied together.
-fn merged(prefix: BytesMut, body: Vec<Bytes>) -> VecDeque<Bytes> {
-    let mut frames = VecDeque::with_capacity(body.len() + 1);
+fn merged(prefix: BytesMut, body: Vec<Bytes>) -> Buffers {
+    let mut buffers = Buffers::default();
     let mut open = prefix;
     for piece in body {
         if piece.len() < MERGE_BELOW_BYTES {
             open.put_slice(&piece);
             continue;
         }
-        if !open.is_empty() {
-            frames.push_back(open.split().freeze());
-        }
-        frames.push_back(piece);
+        buffers.push(open.split().freeze());
+        buffers.push(piece);
     }
-    if !open.is_empty() {
-        frames.push_back(open.freeze());
-    }
-    frames
+    buffers.push(open.freeze());
+    buffers
 }
 
 fn varint_bytes(value: usize) -> usize {
@@ -241,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_are_what_protobuf_says(
+        fn buffers_are_what_protobuf_says(
             header in 0usize..40_000,
             metadata in 0usize..200,
             body in prop::collection::vec(0usize..9_000, 0..6),
@@ -249,7 +247,7 @@ mod tests {
             let message = message(header, metadata, &body);
             let expected = message.clone().into_flight_data();
             let body_bytes = message.body_bytes();
-            let bytes: Vec<u8> = message.into_frames().unwrap().iter().flatten().copied().collect();
+            let bytes: Vec<u8> = message.into_buffers().unwrap().iter().flatten().copied().collect();
             let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap());
             prop_assert_eq!(usize::try_from(length).unwrap(), bytes.len() - GRPC_PREFIX_BYTES);
             let decoded = FlightData::decode(&bytes[GRPC_PREFIX_BYTES..]).unwrap();
@@ -270,14 +268,14 @@ mod tests {
             vec![3; 10].into(),
             vec![4; 10].into(),
         ];
-        let frames = Message {
+        let buffers = Message {
             header: vec![0; 64].into(),
             metadata: Bytes::new(),
             body,
         }
-        .into_frames()
+        .into_buffers()
         .unwrap();
-        assert_eq!(frames.len(), 3);
-        assert_eq!(frames[1].as_ptr(), large.as_ptr());
+        assert_eq!(buffers.iter().len(), 3);
+        assert_eq!(buffers.iter().nth(1).unwrap().as_ptr(), large.as_ptr());
     }
 }

@@ -4,13 +4,14 @@
 //! |---|---|
 //! | GetFlightInfo, GetSchema, PollFlightInfo | [`describe`], [`info`] |
 //! | ListFlights | [`list`] |
-//! | DoGet | [`front`], [`get`], [`encode`], [`message`] |
+//! | DoGet | [`front`], [`get`], [`encode`], [`message`], [`buffers`] |
 //! | DoAction, ListActions | [`actions`] |
 //!
 //! Why not arrow-flight's `FlightSqlService`: its blanket implementation answers ListFlights, GetSchema and PollFlightInfo
 //! itself, with UNIMPLEMENTED, and decodes every ticket as a Flight SQL message.
 
 mod actions;
+mod buffers;
 mod describe;
 mod encode;
 mod front;
@@ -36,7 +37,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::error::ServiceError;
 use crate::node::Node;
 
-pub use front::Front;
+pub use buffers::Buffers;
+pub use front::{AnswerBody, Front};
 use message::Message;
 
 /// Largest request message, in bytes: tickets and JSON scans; DoPut does not exist yet.

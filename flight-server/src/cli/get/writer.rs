@@ -52,7 +52,7 @@ impl Format {
 /// Writes batches in one form.
 pub(super) enum Writer {
     Table(TableWriter<Sink>),
-    Csv(csv::Writer<Sink>),
+    Csv(Box<csv::Writer<Sink>>),
     Json(JsonWriter<Sink, LineDelimited>),
     Arrow(StreamWriter<Sink>),
     Parquet(Box<ParquetFile<Sink>>),
@@ -106,7 +106,7 @@ fn csv_writer(sink: Sink, schema: &SchemaRef) -> Result<Writer, CliError> {
     let mut writer = csv::WriterBuilder::new().with_header(true).build(sink);
     // The header stands even where there is no row: it is written with the first batch, be that empty.
     writer.write(&RecordBatch::new_empty(schema.clone())).map_err(failed)?;
-    Ok(Writer::Csv(writer))
+    Ok(Writer::Csv(Box::new(writer)))
 }
 
 fn nested_column(schema: &Schema) -> Option<(&str, &DataType)> {

@@ -22,6 +22,7 @@ fn array(values: impl arrow::array::Array + 'static) -> ArrayRef {
 }
 
 /// Four rows; the last is null in every column that may be.
+#[expect(clippy::too_many_lines, reason = "a table of columns")]
 fn batch() -> RecordBatch {
     let micros = |text: &str| chrono_micros(text);
     let structs = StructArray::from(vec![

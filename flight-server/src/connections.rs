@@ -1,0 +1,139 @@
+//! The HTTP/2 connections of the Flight port: accepted, bounded, told to go away, cut.
+//!
+//! ```text
+//! accepting -> (stop) every connection gets a GOAWAY, its streams go on -> all gone
+//! ```
+//! Whoever drops the future cuts what is still open.
+//!
+//! Why not tonic's server: it passes bodies on one contiguous buffer at a time, and each becomes a DATA frame and a write
+//! of its own. Here the bodies' data is a list of buffers, so that a message of twenty is one frame, and its way to the
+//! socket one or two vectored writes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::flight::AnswerBody;
+
+/// Connections that are open at once; further ones wait to be accepted.
+const MAX_CONNECTIONS: usize = 4096;
+/// A connection that says nothing for so long after it was made is dropped.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause after a failed accept: what fails (file handles, mostly) fails again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Calls that one connection may have open at once; a client with more waits.
+const MAX_STREAMS_PER_CONNECTION: u32 = 1024;
+/// All headers of one request together.
+const MAX_HEADER_LIST_BYTES: u32 = 32 << 10;
+/// The largest frame that a client may send; answers follow the client's own limit.
+const MAX_INBOUND_FRAME_BYTES: u32 = 1 << 20;
+/// What a client may send ahead on one stream, and on all streams of a connection.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// What one stream may have queued for its socket before its next message is made. Buffers are queued by reference, so
+/// this pins cached bytes rather than copying them.
+const MAX_SEND_BUFFER_BYTES: usize = 2 << 20;
+/// Streams that a client resets before they were accepted (the "rapid reset" attack) end its connection beyond this.
+const MAX_PENDING_RESET_STREAMS: usize = 64;
+/// A connection is asked for life after this much silence, and dropped when no answer comes.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What answers the requests of all connections.
+pub trait Answer<F>: Fn(Request<Incoming>) -> F + Clone + Send + 'static
+where
+    F: Future<Output = Response<AnswerBody>> + Send + 'static,
+{
+}
+
+impl<T, F> Answer<F> for T
+where
+    T: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<AnswerBody>> + Send + 'static,
+{
+}
+
+/// Serves until `stop`, then until the last open stream has ended.
+pub(crate) async fn serve<F>(listener: TcpListener, answer: impl Answer<F>, stop: CancellationToken)
+where
+    F: Future<Output = Response<AnswerBody>> + Send + 'static,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, peer)) => {
+                    connections.spawn(connection(stream, peer, answer.clone(), stop.clone()));
+                }
+                Err(error) => pause_after(&error).await,
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn pause_after(error: &io::Error) {
+    tracing::warn!(%error, "a connection was not accepted");
+    tokio::time::sleep(ACCEPT_PAUSE).await;
+}
+
+async fn connection<F>(stream: TcpStream, peer: SocketAddr, answer: impl Answer<F>, stop: CancellationToken)
+where
+    F: Future<Output = Response<AnswerBody>> + Send + 'static,
+{
+    if let Err(error) = greeted(&stream).await {
+        tracing::debug!(%peer, %error, "a connection was dropped");
+        return;
+    }
+    let service = service_fn(move |request| {
+        let answered = answer(request);
+        async { Ok::<_, std::convert::Infallible>(answered.await) }
+    });
+    let mut connection = std::pin::pin!(protocol().serve_connection(TokioIo::new(stream), service));
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%peer, error = crate::error::chain(&error), "a connection broke");
+    }
+}
+
+/// Waits for the client's first bytes.
+async fn greeted(stream: &TcpStream) -> io::Result<()> {
+    // Small messages (a FlightInfo, a trailer) must not wait for more to come.
+    stream.set_nodelay(true)?;
+    let timed = tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await;
+    timed.unwrap_or_else(|elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, elapsed)))
+}
+
+fn protocol() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS_PER_CONNECTION)
+        .max_header_list_size(MAX_HEADER_LIST_BYTES)
+        .max_frame_size(MAX_INBOUND_FRAME_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(MAX_SEND_BUFFER_BYTES)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESET_STREAMS)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    builder
+}
