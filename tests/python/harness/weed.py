@@ -61,20 +61,14 @@ class Weed:
         """What a Jetbridge server that mounts it has in its environment."""
         return {"WEED_SECRET": SECRET_KEY, "WEED_WRONG_SECRET": "canary-wrong-secret"}
 
+    @staticmethod
+    def credentials() -> dict[str, str]:
+        """The same as S3 programs find them in their environment."""
+        return {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_REGION": REGION}
+
     def filesystem(self, **more: Any) -> fs.S3FileSystem:
         """pyarrow's own S3 client on it."""
-        return fs.S3FileSystem(
-            access_key=ACCESS_KEY,
-            secret_key=SECRET_KEY,
-            region=REGION,
-            scheme="http",
-            endpoint_override=f"127.0.0.1:{self.port}",
-            allow_bucket_creation=True,
-            allow_bucket_deletion=True,
-            connect_timeout=3,
-            request_timeout=20,
-            **more,
-        )
+        return filesystem(self.port, **more)
 
     def upload(self, folder: Path, bucket: str, prefix: str = "") -> str:
         """Copies a folder into a bucket that is made if need be; its `s3://` URI."""
@@ -126,6 +120,22 @@ class Weed:
             except OSError:
                 time.sleep(POLL_INTERVAL_S)
         raise TimeoutError(f"SeaweedFS not ready in {START_TIMEOUT_S} s:\n{self.daemon.log_tail}")
+
+
+def filesystem(port: int, **more: Any) -> fs.S3FileSystem:
+    """pyarrow's S3 client on a server's port; a function of its own, so that it travels to other processes."""
+    return fs.S3FileSystem(
+        access_key=ACCESS_KEY,
+        secret_key=SECRET_KEY,
+        region=REGION,
+        scheme="http",
+        endpoint_override=f"127.0.0.1:{port}",
+        allow_bucket_creation=True,
+        allow_bucket_deletion=True,
+        connect_timeout=3,
+        request_timeout=20,
+        **more,
+    )
 
 
 def weed_binary() -> Path:
