@@ -8,6 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::budget::BudgetError;
 use crate::ufs::{UfsError, UfsErrorKind};
 
 /// Why a footer or a scan could not be read.
@@ -62,6 +63,16 @@ pub enum ReadError {
         wanted: String,
         /// Why not.
         reason: String,
+    },
+    /// There was no memory for it.
+    #[error("{path}{}: {source}", Place(*.row_group))]
+    Budget {
+        /// Namespace path of the file.
+        path: String,
+        /// The row group concerned.
+        row_group: Option<u32>,
+        /// How much was wanted, of how much.
+        source: BudgetError,
     },
     /// A fault of this program.
     #[error("internal error: {reason}")]

@@ -124,6 +124,18 @@ impl FileKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FileId(u128);
 
+impl FileId {
+    /// The id that was written down as this number: a file's name on disk is one.
+    pub(crate) const fn from_u128(id: u128) -> Self {
+        Self(id)
+    }
+
+    /// The id as a number, to be written down.
+    pub(crate) const fn as_u128(self) -> u128 {
+        self.0
+    }
+}
+
 impl fmt::Display for FileId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)

@@ -13,24 +13,31 @@
 //! | `footer`, [`schema`] | what files say about themselves; one schema of many |
 //! | `dialect`, `decode`, `adapt` | Parquet to Arrow as pyarrow reads it; bytes in, arrays out |
 //! | [`chunk`] | decoded columns |
+//! | [`budget`], [`policy`] | how much memory is held, and what goes first |
 //! | [`scan`] | row groups to a stream of batches |
 //! | [`export`] | batches to a Parquet file, for the command line |
 //!
 //! Architecture invariant: modules name only those before them in `key < ufs < page < chunk < scan`; `decode` does no
 //! I/O; nothing here knows of mounts' names, datasets or clients beyond the text that errors carry.
 
+pub mod budget;
 pub mod chunk;
 pub mod export;
 pub mod key;
 pub mod page;
+pub mod policy;
 pub mod scan;
 pub mod schema;
 pub mod ufs;
 
 mod adapt;
+mod contents;
+mod counters;
 mod decode;
 mod dialect;
 mod error;
+mod flights;
+mod folders;
 mod footer;
 mod limits;
 mod pages;
@@ -40,18 +47,23 @@ mod tests;
 mod thrift;
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use futures::stream::BoxStream;
 
-use self::chunk::memory::MemoryChunks;
+use self::budget::{Budget, Purpose};
+use self::chunk::ChunkTier;
+use self::flights::Flights;
 use self::footer::FooterCache;
-use self::key::{FileId, RowGroup};
-use self::page::{MemoryPages, OpenFile, PageConfig, PageTier};
+use self::key::RowGroup;
+use self::page::{DiskError, MemoryPages, OpenFile, PageConfig, PageStore, PageTier};
 use self::pool::CpuPool;
-use self::scan::{Engine, Residency, ScanBatch, ScanRequest};
+use self::scan::{Engine, Poison, Residency, ScanBatch, ScanRequest};
 
+pub use self::contents::{HeldColumn, HeldFile};
 pub use self::error::ReadError;
 pub use self::footer::{ColumnStatistics, Footer, RowGroupInfo};
 pub use self::limits::ReadLimits;
@@ -59,11 +71,14 @@ pub use self::limits::ReadLimits;
 /// How much the cache may hold and use.
 #[derive(Debug, Clone)]
 pub struct CacheConfig {
-    /// Bytes for raw pages and decoded chunks together, half for each. Default 1 GiB.
+    /// The byte budget: decoded chunks, scans under way, and raw pages where these are kept in memory. Default 1 GiB.
     pub memory_bytes: u64,
+    /// Folders on local disks for raw pages. None, the default, keeps pages in memory.
+    pub folders: Vec<CacheFolder>,
     /// Bytes for footers. Default 64 MiB.
     pub footer_bytes: u64,
-    /// Bytes that one scan may hold ahead of its reader; a single row group's raw bytes may go over it. Default 128 MiB.
+    /// Bytes that one scan may hold ahead of its reader, and an eighth of the budget at most; a single row group's raw
+    /// bytes may go over it. Default 128 MiB.
     pub read_ahead_bytes: u64,
     /// Threads that decode; 0, the default, means one for each core.
     pub decode_threads: usize,
@@ -73,10 +88,20 @@ pub struct CacheConfig {
     pub limits: ReadLimits,
 }
 
+/// A folder of the disk cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheFolder {
+    /// Where it is; made if it is not there.
+    pub path: PathBuf,
+    /// How many bytes it may hold. None: a quarter of what is free on its disk, with what it holds already.
+    pub capacity_bytes: Option<u64>,
+}
+
 impl Default for CacheConfig {
     fn default() -> Self {
         Self {
             memory_bytes: 1 << 30,
+            folders: Vec::new(),
             footer_bytes: 64 << 20,
             read_ahead_bytes: 128 << 20,
             decode_threads: 0,
@@ -97,10 +122,34 @@ pub struct CacheUsage {
     pub footer_bytes: u64,
 }
 
-/// The decoding threads could not be started.
+/// Decoded chunks may take one part in this many of the budget.
+const CHUNK_SHARE: u64 = 2;
+/// Raw pages in memory may take one part in this many.
+const PAGE_SHARE: u64 = 4;
+/// Loads from storage that are under way have one part in this many, set aside.
+const LOAD_SHARE: u64 = 8;
+/// One scan may hold one part in this many ahead of its reader, so that a few stalled readers do not hold it all.
+const SCAN_SHARE: u64 = 8;
+
+/// Why a cache could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("the decoding threads cannot be started")]
-pub struct StartError(#[from] rayon::ThreadPoolBuildError);
+#[non_exhaustive]
+pub enum OpenError {
+    /// The decoding threads could not be started.
+    #[error("the decoding threads cannot be started")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+    /// A folder of the disk cache cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The space of a folder's disk could not be asked for.
+    #[error("the free space of cache folder {} is not known; give the folder a size", path.display())]
+    Space {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
 
 /// Reads Parquet files through their tiers. Cheap to clone; clones share everything.
 #[derive(Clone)]
@@ -117,19 +166,40 @@ impl fmt::Debug for Cache {
 }
 
 impl Cache {
-    /// An empty cache.
+    /// A cache as its folders left it; blocks while they are looked through.
     ///
     /// # Errors
-    /// Where the decoding threads cannot be started.
-    pub fn new(config: CacheConfig) -> Result<Self, StartError> {
-        let share = config.memory_bytes / 2;
+    /// Where the decoding threads cannot be started or a folder cannot be used.
+    pub fn open(config: CacheConfig) -> Result<Self, OpenError> {
+        let budget = Budget::new(config.memory_bytes);
+        let chunks = ChunkTier::new(config.memory_bytes / CHUNK_SHARE, budget.clone());
+        budget.register(Arc::new(chunks.clone()));
+        let room_bytes = config.page.max_inflight_bytes.min(config.memory_bytes / LOAD_SHARE);
+        let page = PageConfig {
+            max_inflight_bytes: room_bytes,
+            ..config.page
+        };
+        let store = folders::open(&config.folders, page.page_size_bytes)?;
+        let store: Arc<dyn PageStore> = match store {
+            Some(disk) => disk,
+            None => {
+                let capacity_bytes = config.memory_bytes / PAGE_SHARE;
+                let memory = MemoryPages::new(page.page_size_bytes, capacity_bytes, budget.clone());
+                budget.register(Arc::new(memory.clone()));
+                Arc::new(memory)
+            }
+        };
         let engine = Engine {
-            pages: PageTier::new(Arc::new(MemoryPages::new(share)), config.page),
+            pages: PageTier::new(store, page),
             page_bytes_limit: config.limits.page_bytes,
             footers: FooterCache::new(config.footer_bytes, config.limits),
-            chunks: Arc::new(MemoryChunks::new(share)),
+            chunks,
+            loads: Flights::default(),
+            poison: Poison::new(),
             pool: CpuPool::new(config.decode_threads)?,
-            read_ahead_bytes: config.read_ahead_bytes,
+            read_ahead_bytes: config.read_ahead_bytes.min(config.memory_bytes / SCAN_SHARE),
+            _loads: budget.take_free(room_bytes, Purpose::Scans),
+            budget,
         };
         Ok(Self {
             engine: Arc::new(engine),
@@ -169,10 +239,25 @@ impl Cache {
         &self.engine.pages
     }
 
-    /// Drops pages and chunks of one generation of a file.
-    pub fn remove_file(&self, file: FileId) {
-        self.engine.pages.remove_file(file);
-        self.engine.chunks.remove_file(file);
+    /// Sets the gauges of what is held; to be called now and then.
+    pub fn publish(&self) {
+        // A gauge is a float; it is exact to far more bytes than a machine has.
+        let gauge =
+            |bytes: u64| u32::try_from(bytes >> 20).map_or(f64::MAX, |mebibytes| f64::from(mebibytes) * 1_048_576.0);
+        let budget = &self.engine.budget;
+        metrics::gauge!("jetbridge_cache_budget_bytes").set(gauge(budget.capacity_bytes()));
+        for purpose in Purpose::ALL {
+            metrics::gauge!("jetbridge_cache_budget_used_bytes", "purpose" => purpose.as_str())
+                .set(gauge(budget.used_bytes(purpose)));
+        }
+        let usage = self.usage();
+        for (tier, bytes) in [
+            ("page", usage.raw_bytes),
+            ("chunk", usage.decoded_bytes),
+            ("footer", usage.footer_bytes),
+        ] {
+            metrics::gauge!("jetbridge_cache_held_bytes", "tier" => tier).set(gauge(bytes));
+        }
     }
 
     /// What is held now.

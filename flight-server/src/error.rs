@@ -222,7 +222,7 @@ fn read_code(error: &ReadError) -> Code {
         },
         ReadError::Stale(_) => Code::Aborted,
         ReadError::Corrupt { .. } => Code::DataLoss,
-        ReadError::LimitExceeded { .. } => Code::ResourceExhausted,
+        ReadError::LimitExceeded { .. } | ReadError::Budget { .. } => Code::ResourceExhausted,
         ReadError::Filter { .. } => Code::InvalidArgument,
         ReadError::Mismatch { .. } => Code::FailedPrecondition,
         ReadError::Internal { .. } => Code::Internal,

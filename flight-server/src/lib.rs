@@ -8,6 +8,7 @@
 //!             -> flight       the Flight service
 //!                  -> node    namespace, storage, cache, datasets, ticket keys
 //!                       -> dataset   path -> files, generations, schema     (request, filter: what is asked of it)
+//!                       -> contents  what the cache holds of a path, and letting go of it
 //!                       -> plan      scan -> row groups -> runs             (redeem, ticket: a run on its way)
 //! ```
 //! Architecture invariant: this crate reads no Parquet and asks no store; the cache does. Nothing but `flight` and `cli`
@@ -17,6 +18,7 @@ pub mod admin;
 mod cli;
 pub mod config;
 pub mod connections;
+pub mod contents;
 pub mod data_folder;
 pub mod dataset;
 pub mod error;

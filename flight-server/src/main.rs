@@ -18,7 +18,10 @@ fn main() -> ExitCode {
     jetbridge_flight_server::run_cli(std::env::args_os()).into()
 }
 
-#[expect(unsafe_code, reason = "the allocator's options can only be set through its C interface")]
+#[expect(
+    unsafe_code,
+    reason = "the allocator's options can only be set through its C interface"
+)]
 fn keep_freed_memory() {
     // SAFETY: it takes two numbers and stores one; an option that does not exist is ignored. The environment's
     // MIMALLOC_PURGE_DELAY, which an operator may have set, is left as it is.
@@ -31,7 +34,10 @@ mod tests {
 
     /// The option's number is right: before it is set, it has the default that mimalloc documents for it.
     #[test]
-    #[expect(unsafe_code, reason = "the allocator's options can only be read through its C interface")]
+    #[expect(
+        unsafe_code,
+        reason = "the allocator's options can only be read through its C interface"
+    )]
     fn the_option_is_the_purge_delay() {
         // SAFETY: it takes a number and gives one.
         let value = || unsafe { libmimalloc_sys::mi_option_get(PURGE_DELAY_OPTION) };

@@ -90,7 +90,7 @@ impl Node {
                 refuse_or_warn(settings, mount, &error)?;
             }
         }
-        let cache = Arc::new(Cache::new(settings.cache_config())?);
+        let cache = Arc::new(Cache::open(settings.cache_config())?);
         let datasets = Datasets::new(
             Tree::new(Arc::clone(&namespace), Arc::clone(&stores)),
             Arc::clone(&cache),

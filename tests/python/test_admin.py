@@ -37,11 +37,13 @@ def test_metrics_have_the_project_s_names(lake: Lake) -> None:
     assert {
         "jetbridge_store_requests_total",
         "jetbridge_store_read_bytes_total",
-        "jetbridge_cache_requests_total",
+        "jetbridge_cache_hits_total",
+        "jetbridge_cache_misses_total",
+        "jetbridge_cache_coalesced_total",
     } <= names
     _, text = get(f"{lake.server.admin_uri}/metrics")
     described = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
-    assert {"jetbridge_store_requests_total", "jetbridge_cache_requests_total"} <= described
+    assert {"jetbridge_store_requests_total", "jetbridge_cache_hits_total"} <= described
 
 
 def test_metric_labels_bear_no_paths(lake: Lake) -> None:
@@ -66,10 +68,10 @@ def test_reads_are_counted(lake: Lake) -> None:
         < total(lake.server.admin_uri, "jetbridge_store_read_bytes_total", scheme="file") - before
         <= 2 * size + 65_536
     )
-    hits = total(lake.server.admin_uri, "jetbridge_cache_requests_total", result="hit")
+    hits = total(lake.server.admin_uri, "jetbridge_cache_hits_total")
     lake.read("t.parquet")
     lake.read("t.parquet")
-    assert total(lake.server.admin_uri, "jetbridge_cache_requests_total", result="hit") > hits
+    assert total(lake.server.admin_uri, "jetbridge_cache_hits_total") > hits
 
 
 def test_json_logs_are_json(start_server: Callable[..., Server], tmp_path: Path) -> None:

@@ -2,7 +2,11 @@
 //!
 //! Each check asserts that it looked at something, so that moving a folder cannot turn it into one that checks nothing.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a check that cannot read the repository has failed")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a check that cannot read the repository has failed"
+)]
 
 mod documents;
 mod layers;

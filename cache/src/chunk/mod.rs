@@ -6,14 +6,17 @@
 //!
 //! The tier is a cache and nothing rests on it: a chunk that is refused or lost is decoded again.
 
-pub mod memory;
+mod segment;
+mod tier;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef};
+use arrow::array::ArrayRef;
 
-use crate::key::{FileId, RowGroup};
+pub use self::segment::Segment;
+pub use self::tier::ChunkTier;
+use crate::budget::Reservation;
+use crate::key::{FileId, FileKey, RowGroup};
 
 /// Which chunk: the identity of the file includes its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,52 +40,49 @@ pub struct Chunk {
     pub bytes: u64,
 }
 
-/// What a chunk tier does.
-pub trait ChunkStore: Send + Sync + std::fmt::Debug {
-    /// The chunk, where it is held.
-    fn get(&self, key: &ChunkKey) -> Option<Chunk>;
+/// Room for a chunk that is on its way.
+#[derive(Debug)]
+pub struct Place {
+    key: ChunkKey,
+    file: FileKey,
+    /// Bytes that it was expected to take.
+    bytes: u64,
+    reservation: Option<Reservation>,
+    /// None once it is filled.
+    store: Option<ChunkTier>,
+}
 
-    /// Whether the chunk is held, without touching it.
-    fn contains(&self, key: &ChunkKey) -> bool;
+impl Place {
+    /// Which chunk it is for.
+    #[must_use]
+    pub fn key(&self) -> ChunkKey {
+        self.key
+    }
 
-    /// Whether a chunk of about this many bytes is worth putting together: whether it fits, and was asked for before.
-    ///
-    /// Each call counts as a touch of the key.
-    fn admits(&self, key: &ChunkKey, bytes: u64) -> bool;
+    /// Keeps the chunk of these strides, and gives it; the strides as they are, where they cannot be kept after all.
+    #[must_use]
+    pub fn fill(self, strides: Vec<ArrayRef>) -> Chunk {
+        match self.store.clone() {
+            Some(store) => store.fill(self, strides),
+            None => Chunk::new(strides, 0),
+        }
+    }
+}
 
-    /// Takes a chunk in; the store may drop it.
-    fn put(&self, key: ChunkKey, chunk: Chunk);
-
-    /// Drops what is held of this file.
-    fn remove_file(&self, file: FileId);
-
-    /// Bytes held now.
-    fn bytes(&self) -> u64;
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(store) = &self.store {
+            store.vacate(&self.key);
+        }
+    }
 }
 
 impl Chunk {
-    /// A chunk of these strides.
-    pub(crate) fn new(strides: Vec<ArrayRef>) -> Self {
-        let mut seen = HashSet::new();
-        let bytes = strides
-            .iter()
-            .map(|stride| held_bytes(&stride.to_data(), &mut seen))
-            .sum();
+    /// A chunk of these strides, which hold `bytes` in all.
+    fn new(strides: Vec<ArrayRef>, bytes: u64) -> Self {
         Self {
             strides: strides.into(),
             bytes,
         }
     }
-}
-
-/// Bytes of the buffers of an array that are not in `seen` yet: strides may share a dictionary.
-fn held_bytes(data: &ArrayData, seen: &mut HashSet<usize>) -> u64 {
-    let nulls = data.nulls().map(|nulls| nulls.buffer());
-    let own = data.buffers().iter().chain(nulls);
-    let fresh = own
-        .filter(|buffer| seen.insert(buffer.data_ptr().as_ptr() as usize))
-        .map(|buffer| buffer.capacity());
-    let own: usize = fresh.collect::<Vec<_>>().into_iter().sum();
-    let children: u64 = data.child_data().iter().map(|child| held_bytes(child, seen)).sum();
-    u64::try_from(own).unwrap_or(u64::MAX).saturating_add(children)
 }

@@ -1,65 +1,195 @@
-//! Pages in this process's memory, by moka, within a number of bytes.
+//! Pages in this process's memory, within the byte budget: for workers without a disk.
 //!
 //! Why each page is copied when it is put: it arrives as a slice of a run of up to 16 MiB, and one page kept would keep
 //! all of the run. The copy is a small part of what fetching the page cost, and makes the budget true.
+//!
+//! Lock order: the one lock here is never held while the budget is asked, since the budget asks back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use moka::sync::Cache;
+use parking_lot::Mutex;
 
 use super::PageStore;
-use crate::key::{FileId, PageIndex, Source};
+use crate::budget::{Budget, Purpose, Reservation, Yielding};
+use crate::counters::{self, Tier};
+use crate::key::{FileId, FileKey, PageIndex, Source, to_u64, to_usize};
+use crate::policy::{Policy, Verdict};
 
-/// What one page takes besides its bytes: key, entry and the policy's records. An estimate, on the safe side.
-const PAGE_OVERHEAD_BYTES: u32 = 256;
+/// What one page takes besides its bytes: keys, entries and the policy's records. An estimate, on the safe side.
+const PAGE_OVERHEAD_BYTES: u64 = 256;
 
-/// Pages in memory.
-pub struct MemoryPages {
-    pages: Cache<(FileId, PageIndex), Bytes>,
+/// Pages in memory. Cheap to clone; clones are one store.
+#[derive(Clone)]
+pub struct MemoryPages(Arc<Inner>);
+
+struct Inner {
+    page_size_bytes: usize,
+    budget: Budget,
+    state: Mutex<State>,
+}
+
+struct State {
+    policy: Policy<Key>,
+    by_file: HashMap<FileId, OfFile>,
+    bytes: u64,
+}
+
+/// The pages of one file version.
+struct OfFile {
+    file: FileKey,
+    pages: HashMap<PageIndex, Page>,
+}
+
+type Key = (FileId, PageIndex);
+
+struct Page {
+    bytes: Bytes,
+    _reservation: Reservation,
 }
 
 impl MemoryPages {
-    /// Room for so many bytes, with what keeping them takes. 0 keeps nothing.
+    /// Room for so many bytes of `budget`, with what keeping them takes, in pages of `page_size_bytes`. 0 keeps nothing.
     #[must_use]
-    pub fn new(capacity_bytes: u64) -> Self {
-        let pages = Cache::builder()
-            .max_capacity(capacity_bytes)
-            .weigher(|_, bytes: &Bytes| {
-                u32::try_from(bytes.len())
-                    .unwrap_or(u32::MAX)
-                    .saturating_add(PAGE_OVERHEAD_BYTES)
-            })
-            .support_invalidation_closures()
-            .build();
-        Self { pages }
+    pub fn new(page_size_bytes: u64, capacity_bytes: u64, budget: Budget) -> Self {
+        Self(Arc::new(Inner {
+            page_size_bytes: to_usize(page_size_bytes.max(1)),
+            budget,
+            state: Mutex::new(State {
+                policy: Policy::new(capacity_bytes),
+                by_file: HashMap::new(),
+                bytes: 0,
+            }),
+        }))
+    }
+
+    fn put_page(&self, file: &FileKey, key: Key, bytes: &Bytes) {
+        let weight = to_u64(bytes.len()) + PAGE_OVERHEAD_BYTES;
+        let evicted = {
+            let mut state = self.0.state.lock();
+            if state.policy.contains(&key) {
+                return;
+            }
+            match state.policy.admit(key, weight) {
+                Verdict::Refused => return,
+                Verdict::Admitted { evicted } => state.take_out(&evicted, "capacity"),
+            }
+        };
+        drop(evicted);
+        let reservation = self.0.budget.take(weight, Purpose::Pages);
+        let copy = Bytes::copy_from_slice(bytes);
+        let page = |reservation| Page {
+            bytes: copy,
+            _reservation: reservation,
+        };
+        let mut state = self.0.state.lock();
+        match reservation {
+            // It may have been evicted again in between, for others.
+            Some(reservation) if state.policy.contains(&key) => state.insert(file, key, page(reservation)),
+            _ => drop(state.policy.remove(&key)),
+        }
     }
 }
 
 impl PageStore for MemoryPages {
-    fn get(&self, file: FileId, page: PageIndex) -> Option<Bytes> {
-        self.pages.get(&(file, page))
+    fn get(&self, file: FileId, pages: &[PageIndex]) -> Vec<(PageIndex, Bytes)> {
+        let mut state = self.0.state.lock();
+        let State { policy, by_file, .. } = &mut *state;
+        let Some(of_file) = by_file.get(&file) else {
+            return Vec::new();
+        };
+        let found = pages
+            .iter()
+            .filter_map(|page| Some((*page, of_file.pages.get(page)?.bytes.clone())));
+        found.inspect(|(page, _)| policy.touch((file, *page))).collect()
     }
 
     fn contains(&self, file: FileId, page: PageIndex) -> bool {
-        self.pages.contains_key(&(file, page))
+        let state = self.0.state.lock();
+        state.by_file.get(&file).is_some_and(|of| of.pages.contains_key(&page))
     }
 
-    fn put(&self, file: FileId, page: PageIndex, bytes: Bytes) {
-        self.pages.insert((file, page), Bytes::copy_from_slice(&bytes));
-    }
-
-    fn remove_file(&self, file: FileId) {
-        if let Err(error) = self.pages.invalidate_entries_if(move |(of, _), _| *of == file) {
-            // Unreachable while the builder above allows predicates; pages of old versions are only evicted later.
-            tracing::warn!(%error, "pages of a file were not dropped");
+    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes) {
+        let id = file.id();
+        for (number, start) in (0..run.len()).step_by(self.0.page_size_bytes).enumerate() {
+            let end = (start + self.0.page_size_bytes).min(run.len());
+            let page = PageIndex(first.0 + to_u64(number));
+            self.put_page(file, (id, page), &run.slice(start..end));
         }
     }
 
+    fn remove_file(&self, file: FileId) -> u64 {
+        let removed = {
+            let mut state = self.0.state.lock();
+            let pages = state.by_file.get(&file).into_iter().flat_map(|of| of.pages.keys());
+            let keys: Vec<Key> = pages.map(|page| (file, *page)).collect();
+            for key in &keys {
+                state.policy.remove(key);
+            }
+            state.take_out(&keys, "removed")
+        };
+        removed.iter().map(|page| to_u64(page.bytes.len())).sum()
+    }
+
+    fn held_bytes(&self, file: FileId) -> u64 {
+        let state = self.0.state.lock();
+        let pages = state.by_file.get(&file).into_iter().flat_map(|of| of.pages.values());
+        pages.map(|page| to_u64(page.bytes.len())).sum()
+    }
+
+    fn files(&self) -> Vec<FileKey> {
+        self.0.state.lock().by_file.values().map(|of| of.file.clone()).collect()
+    }
+
     fn bytes(&self) -> u64 {
-        self.pages.run_pending_tasks();
-        self.pages.weighted_size()
+        self.0.state.lock().bytes
     }
 
     fn source(&self) -> Source {
         Source::Memory
+    }
+
+    fn blocks(&self) -> bool {
+        false
+    }
+}
+
+impl Yielding for MemoryPages {
+    fn give_way(&self, bytes: u64) {
+        let evicted = {
+            let mut state = self.0.state.lock();
+            let keys = state.policy.evict(bytes);
+            state.take_out(&keys, "budget")
+        };
+        drop(evicted);
+    }
+}
+
+impl State {
+    fn insert(&mut self, file: &FileKey, key: Key, page: Page) {
+        self.bytes += to_u64(page.bytes.len());
+        let of_file = self.by_file.entry(key.0).or_insert_with(|| OfFile {
+            file: file.clone(),
+            pages: HashMap::new(),
+        });
+        of_file.pages.insert(key.1, page);
+    }
+
+    /// The pages of keys that the policy has dropped, to be dropped without the lock.
+    fn take_out(&mut self, keys: &[Key], reason: &'static str) -> Vec<Page> {
+        let mut taken = Vec::with_capacity(keys.len());
+        for (file, page) in keys {
+            let Some(of_file) = self.by_file.get_mut(file) else {
+                continue;
+            };
+            taken.extend(of_file.pages.remove(page));
+            if of_file.pages.is_empty() {
+                self.by_file.remove(file);
+            }
+        }
+        self.bytes -= taken.iter().map(|page| to_u64(page.bytes.len())).sum::<u64>();
+        counters::evictions(Tier::Page, reason, taken.len());
+        taken
     }
 }

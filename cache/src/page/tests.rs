@@ -64,7 +64,7 @@ async fn fixture(size: u64, pages: Arc<dyn PageStore>, config: PageConfig) -> Fi
 }
 
 async fn in_memory(size: u64) -> Fixture {
-    fixture(size, Arc::new(MemoryPages::new(1 << 20)), config()).await
+    fixture(size, in_memory_pages(1 << 20), config()).await
 }
 
 impl Fixture {
@@ -86,21 +86,42 @@ impl Fixture {
     }
 }
 
-/// A store that keeps nothing.
-struct Forgetful;
+fn in_memory_pages(capacity_bytes: u64) -> Arc<dyn PageStore> {
+    pages_of_size(config().page_size_bytes, capacity_bytes)
+}
+
+fn pages_of_size(page_size_bytes: u64, capacity_bytes: u64) -> Arc<dyn PageStore> {
+    let budget = crate::budget::Budget::new(u64::MAX / 2);
+    Arc::new(MemoryPages::new(page_size_bytes, capacity_bytes, budget))
+}
+
+/// A store that keeps nothing, but may say that it holds everything.
+struct Forgetful {
+    boasts: bool,
+}
 
 impl PageStore for Forgetful {
-    fn get(&self, _: FileId, _: PageIndex) -> Option<Bytes> {
-        None
+    fn get(&self, _: FileId, _: &[PageIndex]) -> Vec<(PageIndex, Bytes)> {
+        Vec::new()
     }
 
     fn contains(&self, _: FileId, _: PageIndex) -> bool {
-        false
+        self.boasts
     }
 
-    fn put(&self, _: FileId, _: PageIndex, _: Bytes) {}
+    fn put(&self, _: &FileKey, _: PageIndex, _: &Bytes) {}
 
-    fn remove_file(&self, _: FileId) {}
+    fn remove_file(&self, _: FileId) -> u64 {
+        0
+    }
+
+    fn held_bytes(&self, _: FileId) -> u64 {
+        0
+    }
+
+    fn files(&self) -> Vec<FileKey> {
+        Vec::new()
+    }
 
     fn bytes(&self) -> u64 {
         0
@@ -109,6 +130,10 @@ impl PageStore for Forgetful {
     fn source(&self) -> Source {
         Source::Memory
     }
+
+    fn blocks(&self) -> bool {
+        self.boasts
+    }
 }
 
 /// A store that hands back pages that are too short.
@@ -116,19 +141,33 @@ impl PageStore for Forgetful {
 struct Damaging(Mutex<std::collections::HashMap<(FileId, PageIndex), Bytes>>);
 
 impl PageStore for Damaging {
-    fn get(&self, file: FileId, page: PageIndex) -> Option<Bytes> {
-        self.0.lock().get(&(file, page)).map(|bytes| bytes.slice(1..))
+    fn get(&self, file: FileId, pages: &[PageIndex]) -> Vec<(PageIndex, Bytes)> {
+        let held = self.0.lock();
+        let found = pages
+            .iter()
+            .filter_map(|page| Some((*page, held.get(&(file, *page))?.slice(1..))));
+        found.collect()
     }
 
     fn contains(&self, file: FileId, page: PageIndex) -> bool {
         self.0.lock().contains_key(&(file, page))
     }
 
-    fn put(&self, file: FileId, page: PageIndex, bytes: Bytes) {
-        self.0.lock().insert((file, page), bytes);
+    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes) {
+        self.0.lock().insert((file.id(), first), run.clone());
     }
 
-    fn remove_file(&self, _: FileId) {}
+    fn remove_file(&self, _: FileId) -> u64 {
+        0
+    }
+
+    fn held_bytes(&self, _: FileId) -> u64 {
+        0
+    }
+
+    fn files(&self) -> Vec<FileKey> {
+        Vec::new()
+    }
 
     fn bytes(&self) -> u64 {
         0
@@ -136,6 +175,10 @@ impl PageStore for Damaging {
 
     fn source(&self) -> Source {
         Source::Disk
+    }
+
+    fn blocks(&self) -> bool {
+        false
     }
 }
 
@@ -164,7 +207,7 @@ async fn near_ranges_are_one_request_whose_pages_are_all_kept() {
 
 #[tokio::test]
 async fn a_range_within_a_run_is_a_slice_of_it() {
-    let f = fixture(2_000, Arc::new(Forgetful), config()).await;
+    let f = fixture(2_000, Arc::new(Forgetful { boasts: false }), config()).await;
     let (read, _) = f.tier.read(&f.file, &[10..900, 20..30]).await.unwrap();
     assert_eq!(read[1].as_ptr(), read[0][10..].as_ptr());
 }
@@ -185,8 +228,9 @@ async fn ranges_outside_the_file_are_refused() {
 #[tokio::test]
 async fn a_hundred_readers_make_one_request() {
     for pages in [
-        Arc::new(MemoryPages::new(1 << 20)) as Arc<dyn PageStore>,
-        Arc::new(Forgetful),
+        in_memory_pages(1 << 20),
+        Arc::new(Forgetful { boasts: false }),
+        Arc::new(Forgetful { boasts: true }),
     ] {
         let f = fixture(1_000, pages, config()).await;
         f.store.hold();
@@ -298,7 +342,7 @@ async fn a_weak_generation_is_read_whole_in_one_request_and_within_a_limit() {
         max_whole_file_bytes: 999,
         ..config()
     };
-    let f = fixture(1_000, Arc::new(MemoryPages::new(1 << 20)), limited).await;
+    let f = fixture(1_000, in_memory_pages(1 << 20), limited).await;
     let key = FileKey {
         generation: Generation::from_parts(None, None, 1, 1_000),
         ..f.file.key.clone()
@@ -337,14 +381,14 @@ async fn a_store_without_etags_is_read_whole_and_once() {
 async fn removed_files_are_read_again() {
     let f = in_memory(1_000).await;
     f.read(&[0..1_000]).await;
-    f.tier.remove_file(f.file.key.id());
+    f.tier.remove_file(f.file.key.id()).await;
     assert_eq!(f.tier.bytes(), 0);
     assert_eq!(f.read(&[0..1_000]).await, Source::Store);
 }
 
 #[tokio::test]
 async fn memory_stays_within_its_bytes() {
-    let f = fixture(100_000, Arc::new(MemoryPages::new(20_000)), config()).await;
+    let f = fixture(100_000, in_memory_pages(20_000), config()).await;
     for start in (0..100_000).step_by(1_000) {
         f.read(&[start..start + 1_000]).await;
         assert!(f.tier.bytes() <= 20_000);
@@ -358,7 +402,7 @@ async fn loads_in_flight_wait_for_room() {
         max_run_bytes: 1_000,
         ..config()
     };
-    let f = fixture(10_000, Arc::new(MemoryPages::new(1 << 20)), narrow).await;
+    let f = fixture(10_000, in_memory_pages(1 << 20), narrow).await;
     f.store.hold();
     let ranges = [0..10_000];
     let mut reader = Box::pin(f.tier.read(&f.file, &ranges));
@@ -390,7 +434,7 @@ proptest! {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let f = fixture(size, Arc::new(MemoryPages::new(capacity)), config).await;
+            let f = fixture(size, pages_of_size(page, capacity), config).await;
             let place = |(a, b): &(u64, u64)| {
                 let (a, b) = (a % (size + 1), b % (size + 1));
                 a.min(b)..a.max(b)

@@ -6,17 +6,19 @@
 //! A file of a weak generation is loaded whole, in one request, and a read that needs that takes all of its bytes from
 //! it: two answers of such a file may be of two versions, though they carry one name.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::future;
-use tokio::sync::Semaphore;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::PageStore;
-use super::flight::{Flight, Flights, Run};
+use super::reading::Reading;
 use super::runs::{bytes_of, coalesce, pages_of};
+use crate::counters::{self, Lookups, Tier};
+use crate::flights::{Boarding, Flight, Flights};
 use crate::key::{FileId, FileKey, PageIndex, Source, to_u64, to_usize};
 use crate::ufs::{Operation, Subject, Ufs, UfsError, UfsErrorKind};
 
@@ -65,11 +67,29 @@ pub struct PageTier(Arc<Inner>);
 struct Inner {
     store: Arc<dyn PageStore>,
     config: PageConfig,
-    flights: Arc<Flights>,
+    flights: Flights<(FileId, PageIndex), Landed>,
     /// Room for loads in flight, in KiB.
-    room: Semaphore,
+    room: Arc<Semaphore>,
     room_kib: u32,
 }
+
+/// What a load brings.
+type Landed = Result<Arc<Run>, UfsError>;
+
+/// Bytes of a file that one request brought.
+#[derive(Debug)]
+struct Run {
+    /// Where in the file they begin.
+    offset: u64,
+    bytes: Bytes,
+    /// Its share of the room for loads, given back when its pages have been kept; readers may hold the bytes for longer, and
+    /// wait for others meanwhile.
+    room: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+/// How often a read asks the store of pages again for what was held when it looked and gone when it took; after that, it
+/// loads without asking.
+const LOOKS: usize = 3;
 
 impl PageTier {
     /// A tier over a store of pages. A page size of 0 is taken for 1.
@@ -83,8 +103,8 @@ impl PageTier {
         Self(Arc::new(Inner {
             store,
             config,
-            flights: Arc::default(),
-            room,
+            flights: Flights::default(),
+            room: Arc::new(room),
             room_kib,
         }))
     }
@@ -96,21 +116,28 @@ impl PageTier {
     /// A range outside the file; and what the under file system says, of the first load that fails.
     pub async fn read(&self, file: &OpenFile, ranges: &[Range<u64>]) -> Result<(Vec<Bytes>, Source), UfsError> {
         check_ranges(file, ranges)?;
-        let needed = pages_of(ranges, self.0.config.page_size_bytes);
-        let Plan { mut pieces, flights } = self.0.plan(file, &needed)?;
-        let source = if flights.is_empty() {
-            self.0.store.source()
-        } else {
-            Source::Store
-        };
-        let landed = future::try_join_all(flights).await;
-        let runs = landed.map_err(|error| error.unwrap_or_else(|| lost(file)))?;
-        self.0.spread(&runs, &needed, &mut pieces);
-        let read = ranges
-            .iter()
-            .map(|range| self.0.assemble(file, range, &pieces))
-            .collect::<Result<_, _>>()?;
-        Ok((read, source))
+        let mut reading = Reading::new(file, self.0.config.page_size_bytes, ranges);
+        for look in 0..=LOOKS {
+            let missing = reading.missing();
+            if missing.is_empty() {
+                break;
+            }
+            let plan = self.0.plan(file, reading.id, &missing, look < LOOKS)?;
+            let (held, runs) = future::join(
+                self.0.take_held(reading.id, plan.held),
+                future::try_join_all(plan.flights.into_iter().map(|flight| landed(flight, file))),
+            )
+            .await;
+            let (hits, taken) = reading.add_held(held, self.0.store.source());
+            counters::read_bytes(self.0.store.source(), taken);
+            Lookups { hits, ..plan.lookups }.count(Tier::Page);
+            for run in runs? {
+                reading.add_loaded(run.offset, &run.bytes);
+            }
+        }
+        let read = ranges.iter().map(|range| reading.assemble(range));
+        let read = read.collect::<Option<Vec<_>>>().ok_or_else(|| lost(file))?;
+        Ok((read, reading.source))
     }
 
     /// Whether every page of a range of a file version is held.
@@ -121,9 +148,34 @@ impl PageTier {
         pages.iter().all(|&page| self.0.store.contains(id, page))
     }
 
-    /// Drops every page of a file version; loads in flight may still bring some back.
-    pub fn remove_file(&self, file: FileId) {
-        self.0.store.remove_file(file);
+    /// Drops every page of a file version, and says how many bytes that was; loads in flight may still bring some back.
+    pub async fn remove_file(&self, file: FileId) -> u64 {
+        let store = Arc::clone(&self.0.store);
+        self.0.unblocked(move || store.remove_file(file)).await.unwrap_or(0)
+    }
+
+    /// How many bytes of pages of a file version are held now.
+    #[must_use]
+    pub fn held_bytes(&self, file: FileId) -> u64 {
+        self.0.store.held_bytes(file)
+    }
+
+    /// How many bytes of a range of a file version are held as pages now.
+    #[must_use]
+    pub fn held_in(&self, file: &FileKey, range: &Range<u64>) -> u64 {
+        let (id, size) = (file.id(), self.0.config.page_size_bytes);
+        let pages = pages_of(std::slice::from_ref(range), size);
+        let held = pages.into_iter().filter(|page| self.0.store.contains(id, *page));
+        let within = held.map(|page| bytes_of(&(page..PageIndex(page.0 + 1)), size, file.size));
+        within
+            .map(|page| page.end.min(range.end) - page.start.max(range.start))
+            .sum()
+    }
+
+    /// The file versions that pages are held of, as far as their names are known.
+    #[must_use]
+    pub fn files(&self) -> Vec<FileKey> {
+        self.0.store.files()
     }
 
     /// How many bytes of pages are held now.
@@ -139,54 +191,58 @@ impl PageTier {
     }
 }
 
-/// What is at hand, and what has to be waited for.
+/// Where missing pages are to come from.
 #[derive(Default)]
 struct Plan {
-    pieces: HashMap<PageIndex, Piece>,
-    flights: Vec<Flight>,
-}
-
-/// Bytes of the file that hold (at least) one page.
-#[derive(Clone)]
-struct Piece {
-    offset: u64,
-    bytes: Bytes,
+    /// Pages that the store holds.
+    held: Vec<PageIndex>,
+    flights: Vec<Flight<Landed>>,
+    lookups: Lookups,
 }
 
 impl Inner {
-    fn plan(self: &Arc<Self>, file: &OpenFile, needed: &[PageIndex]) -> Result<Plan, UfsError> {
-        let id = file.key.id();
-        let mut plan = Plan::default();
-        let missing = self.take_held(file, id, needed, &mut plan);
-        if missing.is_empty() {
-            count(needed.len(), 0, 0);
-            return Ok(plan);
-        }
+    /// Finds loads in flight for the missing pages, and begins others for those that the store, where it is to be asked,
+    /// does not hold.
+    fn plan(
+        self: &Arc<Self>,
+        file: &OpenFile,
+        id: FileId,
+        missing: &[PageIndex],
+        ask_store: bool,
+    ) -> Result<Plan, UfsError> {
+        let is_held = |page: &PageIndex| ask_store && self.store.contains(id, *page);
         if !file.key.generation.is_strong() {
-            return self.plan_whole(file, id, needed.len());
+            return match missing.iter().all(is_held) {
+                true => Ok(Plan {
+                    held: missing.to_vec(),
+                    ..Plan::default()
+                }),
+                false => self.plan_whole(file, id, missing.len()),
+            };
         }
-        self.flights.board(|boarding| {
-            let mut joined = Vec::new();
+        Ok(self.flights.board(|boarding| {
+            let mut plan = Plan::default();
             let mut absent = Vec::new();
-            for &page in &missing {
-                match boarding.bound_for(id, page) {
-                    Some(flight) => joined.push(flight),
+            for &page in missing {
+                match boarding.bound_for(&(id, page)) {
+                    Some(flight) => {
+                        plan.lookups.coalesced += 1;
+                        plan.flights.push(flight);
+                    }
+                    None if is_held(&page) => plan.held.push(page),
                     None => absent.push(page),
                 }
             }
-            // A load may have ended between the look above and this one, and its pages are in the store by now.
-            let absent = self.take_held(file, id, &absent, &mut plan);
-            count(needed.len() - joined.len() - absent.len(), absent.len(), joined.len());
-            joined.dedup_by(|a, b| a.ptr_eq(b));
-            plan.flights = joined;
+            plan.lookups.misses = plan.lookups.coalesced + to_u64(absent.len());
+            plan.flights.dedup_by(|a, b| a.ptr_eq(b));
             for run in coalesce(&absent, &self.config) {
-                let pages = absent.iter().copied().filter(|page| run.contains(page)).collect();
+                let pages = absent.iter().filter(|page| run.contains(page));
+                let keys = pages.map(|page| (id, *page)).collect();
                 let bytes = bytes_of(&run, self.config.page_size_bytes, file.key.size);
-                plan.flights
-                    .push(boarding.begin(id, pages, Arc::clone(self).load(file.clone(), id, bytes)));
+                plan.flights.push(self.begin(boarding, file, keys, bytes));
             }
-        });
-        Ok(plan)
+            plan
+        }))
     }
 
     /// The whole file, in one request, for every page of this read.
@@ -199,128 +255,83 @@ impl Inner {
             );
             return Err(UfsError::new(UfsErrorKind::Other, subject(file), reason));
         }
-        let first = PageIndex(0);
-        let flight = self.flights.board(|boarding| {
-            if let Some(flight) = boarding.bound_for(id, first) {
-                count(0, 0, needed);
-                return flight;
-            }
-            count(0, needed, 0);
-            boarding.begin(id, vec![first], Arc::clone(self).load(file.clone(), id, 0..size))
+        let first = (id, PageIndex(0));
+        let needed = to_u64(needed);
+        let (flight, coalesced) = self.flights.board(|boarding| match boarding.bound_for(&first) {
+            Some(flight) => (flight, needed),
+            None => (self.begin(boarding, file, vec![first], 0..size), 0),
         });
         Ok(Plan {
-            pieces: HashMap::new(),
+            held: Vec::new(),
             flights: vec![flight],
+            lookups: Lookups {
+                hits: 0,
+                misses: needed,
+                coalesced,
+            },
         })
     }
 
-    /// Takes the pages that the store holds, and returns the others.
-    fn take_held(&self, file: &OpenFile, id: FileId, pages: &[PageIndex], plan: &mut Plan) -> Vec<PageIndex> {
-        let mut missing = Vec::new();
-        let mut taken = 0;
-        for &page in pages {
-            let place = bytes_of(
-                &(page..PageIndex(page.0 + 1)),
-                self.config.page_size_bytes,
-                file.key.size,
-            );
-            match self.store.get(id, page) {
-                // A page of a wrong length is no page: a miss, as the contract has it.
-                Some(bytes) if to_u64(bytes.len()) == place.end - place.start => {
-                    taken += place.end - place.start;
-                    plan.pieces.insert(
-                        page,
-                        Piece {
-                            offset: place.start,
-                            bytes,
-                        },
-                    );
-                }
-                Some(_) | None => missing.push(page),
-            }
-        }
-        count_bytes(self.store.source(), taken);
-        missing
+    /// Begins to load bytes of a file (whole pages), and to keep them once they are there.
+    fn begin(
+        self: &Arc<Self>,
+        boarding: &mut Boarding<'_, (FileId, PageIndex), Landed>,
+        file: &OpenFile,
+        keys: Vec<(FileId, PageIndex)>,
+        bytes: Range<u64>,
+    ) -> Flight<Landed> {
+        let load = Arc::clone(self).load(file.clone(), bytes);
+        let (tier, key) = (Arc::clone(self), file.key.clone());
+        boarding.begin(keys, load, move |landed| tier.keep(key, landed))
     }
 
-    /// Fetches bytes (whole pages of the file) and keeps their pages.
-    async fn load(self: Arc<Self>, file: OpenFile, id: FileId, bytes: Range<u64>) -> Result<Run, UfsError> {
+    async fn load(self: Arc<Self>, file: OpenFile, bytes: Range<u64>) -> Landed {
         let kib = u32::try_from((bytes.end - bytes.start).div_ceil(1024)).unwrap_or(u32::MAX);
         // An error would mean that the semaphore was closed, which nobody does.
-        let _room = self.room.acquire_many(kib.min(self.room_kib)).await.ok();
+        let room = Arc::clone(&self.room)
+            .acquire_many_owned(kib.min(self.room_kib))
+            .await
+            .ok();
         let offset = bytes.start;
-        let run = Run {
+        let bytes = file.ufs.get_range(&file.path, &file.key, bytes).await?;
+        counters::read_bytes(Source::Store, to_u64(bytes.len()));
+        Ok(Arc::new(Run {
             offset,
-            bytes: file.ufs.get_range(&file.path, &file.key, bytes).await?,
-        };
-        count_bytes(Source::Store, to_u64(run.bytes.len()));
-        let page_size = self.config.page_size_bytes;
-        let pages = run.offset / page_size..run.end().div_ceil(page_size);
-        for page in pages.map(PageIndex) {
-            let place = bytes_of(&(page..PageIndex(page.0 + 1)), page_size, file.key.size);
-            self.store.put(id, page, slice(&run.bytes, run.offset, &place));
-        }
-        Ok(run)
+            bytes,
+            room: Mutex::new(room),
+        }))
     }
 
-    /// Finds the needed pages in the runs that have landed.
-    fn spread(&self, runs: &[Arc<Run>], needed: &[PageIndex], pieces: &mut HashMap<PageIndex, Piece>) {
-        for run in runs {
-            let first = needed.partition_point(|page| page.0 * self.config.page_size_bytes < run.offset);
-            for &page in needed[first..]
-                .iter()
-                .take_while(|page| page.0 * self.config.page_size_bytes < run.end())
-            {
-                pieces.insert(
-                    page,
-                    Piece {
-                        offset: run.offset,
-                        bytes: run.bytes.clone(),
-                    },
-                );
-            }
-        }
+    /// Offers what landed to the store of pages.
+    async fn keep(self: Arc<Self>, file: FileKey, landed: Landed) {
+        let Ok(run) = landed else { return };
+        let _room = run.room.lock().take();
+        let first = PageIndex(run.offset / self.config.page_size_bytes);
+        let store = Arc::clone(&self.store);
+        self.unblocked(move || store.put(&file, first, &run.bytes)).await;
     }
 
-    fn assemble(
-        &self,
-        file: &OpenFile,
-        range: &Range<u64>,
-        pieces: &HashMap<PageIndex, Piece>,
-    ) -> Result<Bytes, UfsError> {
-        let piece_at = |at: u64| {
-            pieces
-                .get(&PageIndex(at / self.config.page_size_bytes))
-                .ok_or_else(|| lost(file))
-        };
-        if range.is_empty() {
-            return Ok(Bytes::new());
+    /// The pages, as far as they are still held.
+    async fn take_held(&self, id: FileId, pages: Vec<PageIndex>) -> Vec<(PageIndex, Bytes)> {
+        if pages.is_empty() {
+            return Vec::new();
         }
-        let first = piece_at(range.start)?;
-        if first.end() >= range.end {
-            return Ok(slice(&first.bytes, first.offset, range));
+        let store = Arc::clone(&self.store);
+        self.unblocked(move || store.get(id, &pages)).await.unwrap_or_default()
+    }
+
+    /// Does a piece of work of the store where it may block; none where it panicked.
+    async fn unblocked<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        if self.store.blocks() {
+            tokio::task::spawn_blocking(work).await.ok()
+        } else {
+            Some(work())
         }
-        let mut joined = BytesMut::with_capacity(to_usize(range.end - range.start));
-        let mut at = range.start;
-        while at < range.end {
-            let piece = piece_at(at)?;
-            let end = piece.end().min(range.end);
-            joined.extend_from_slice(&slice(&piece.bytes, piece.offset, &(at..end)));
-            at = end;
-        }
-        Ok(joined.freeze())
     }
 }
 
-impl Piece {
-    fn end(&self) -> u64 {
-        self.offset + to_u64(self.bytes.len())
-    }
-}
-
-/// A part of the file, out of bytes of it that begin at `offset` and hold it.
-fn slice(bytes: &Bytes, offset: u64, part: &Range<u64>) -> Bytes {
-    bytes.slice(to_usize(part.start - offset)..to_usize(part.end - offset))
+async fn landed(flight: Flight<Landed>, file: &OpenFile) -> Landed {
+    flight.await.unwrap_or_else(|| Err(lost(file)))
 }
 
 fn check_ranges(file: &OpenFile, ranges: &[Range<u64>]) -> Result<(), UfsError> {
@@ -350,16 +361,4 @@ fn subject(file: &OpenFile) -> Subject {
         object: file.path.clone(),
         operation: Operation::Get,
     }
-}
-
-fn count(hits: usize, misses: usize, coalesced: usize) {
-    for (result, pages) in [("hit", hits), ("miss", misses), ("coalesced", coalesced)] {
-        metrics::counter!("jetbridge_cache_requests_total", "tier" => "page", "result" => result)
-            .increment(to_u64(pages));
-    }
-}
-
-fn count_bytes(source: Source, bytes: u64) {
-    let source = source.as_str();
-    metrics::counter!("jetbridge_cache_read_bytes_total", "tier" => "page", "source" => source).increment(bytes);
 }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 
+use super::decode_error;
 use super::output::{Output, OutputError};
 use super::plan::FilePlan;
-use crate::chunk::{Chunk, ChunkKey};
+use crate::chunk::Chunk;
 use crate::decode::{ColumnDecoder, RowGroupBytes, SelectedColumn};
 use crate::error::ReadError;
 use crate::pages::PageLimit;
@@ -20,8 +21,8 @@ use crate::pages::PageLimit;
 pub(crate) enum Supply {
     /// The chunk tier had it.
     Chunk(Chunk),
-    /// It is decoded, and kept for the chunk tier where there is a key.
-    Decode(Option<ChunkKey>),
+    /// It is decoded for this reader alone.
+    Decode,
 }
 
 /// One row group on its way to batches.
@@ -46,7 +47,6 @@ struct Feed {
     arrays: VecDeque<ArrayRef>,
     /// Rows of the first array that batches have already.
     taken: usize,
-    keep: Option<(ChunkKey, Vec<ArrayRef>)>,
 }
 
 struct Decoder {
@@ -123,15 +123,6 @@ impl Assembler {
         Ok(Step { batches, done })
     }
 
-    /// The chunks to keep, once the last step is done.
-    pub(crate) fn into_chunks(self) -> Vec<(ChunkKey, Chunk)> {
-        let rows = self.plan.group(self.row_group).map_or(0, |group| group.rows);
-        let kept = self.feeds.into_iter().filter_map(|feed| feed.keep);
-        let whole = |arrays: &[ArrayRef]| u64::try_from(arrays.iter().map(|a| a.len()).sum::<usize>()) == Ok(rows);
-        let chunks = kept.filter(|(_, arrays)| whole(arrays));
-        chunks.map(|(key, arrays)| (key, Chunk::new(arrays))).collect()
-    }
-
     /// Decodes one stride of each decoder whose columns have been taken.
     fn refill(&mut self) -> Result<(), ReadError> {
         if self.rows_left == 0 {
@@ -147,7 +138,7 @@ impl Assembler {
         for stride in strides {
             let (columns, arrays) = stride.map_err(|reason| self.corrupt(&reason))?;
             for (at, array) in columns.into_iter().zip(arrays) {
-                self.feeds[at].push(array);
+                self.feeds[at].arrays.push_back(array);
             }
         }
         Ok(())
@@ -165,23 +156,7 @@ impl Assembler {
 
     fn corrupt(&self, reason: &str) -> ReadError {
         let row_group = u32::try_from(self.row_group).ok();
-        let refused = self
-            .page_limit
-            .as_ref()
-            .and_then(|limit| Some((limit.exceeded()?, limit.bytes)));
-        match refused {
-            Some((value, limit)) => {
-                let (path, what) = (self.plan.split.path.clone(), "size of a page in bytes");
-                ReadError::LimitExceeded {
-                    path,
-                    row_group,
-                    what,
-                    value,
-                    limit,
-                }
-            }
-            None => ReadError::corrupt(&self.plan.split.path, row_group, reason),
-        }
+        decode_error(&self.plan.split.path, row_group, self.page_limit.as_deref(), reason)
     }
 
     fn output_error(&self, error: OutputError) -> ReadError {
@@ -197,25 +172,11 @@ impl Assembler {
 
 impl Feed {
     fn new(supply: Supply) -> Self {
-        match supply {
-            Supply::Chunk(chunk) => Self {
-                arrays: chunk.strides.iter().cloned().collect(),
-                taken: 0,
-                keep: None,
-            },
-            Supply::Decode(key) => Self {
-                arrays: VecDeque::new(),
-                taken: 0,
-                keep: key.map(|key| (key, Vec::new())),
-            },
-        }
-    }
-
-    fn push(&mut self, array: ArrayRef) {
-        if let Some((_, kept)) = &mut self.keep {
-            kept.push(Arc::clone(&array));
-        }
-        self.arrays.push_back(array);
+        let arrays = match supply {
+            Supply::Chunk(chunk) => chunk.strides.iter().cloned().collect(),
+            Supply::Decode => VecDeque::new(),
+        };
+        Self { arrays, taken: 0 }
     }
 
     fn ready(&self) -> usize {

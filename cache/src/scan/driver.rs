@@ -11,6 +11,7 @@ use super::output::tidy;
 use super::plan::{FilePlan, Shape};
 use super::unit::{Delivery, UNIT_WINDOW_BATCHES, Unit, permits};
 use super::{Engine, ScanBatch, ScanRequest, Split};
+use crate::budget::{Purpose, Reservation};
 use crate::error::ReadError;
 use crate::footer::Footer;
 use crate::key::RowGroup;
@@ -47,10 +48,11 @@ pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'stat
         .boxed()
 }
 
-/// A unit that was begun: what it delivers, its share of the budget, and its task.
+/// A unit that was begun: what it delivers, its share of the scan's room and of the budget, and its task.
 struct Begun {
     deliveries: mpsc::Receiver<Delivery>,
     _share: OwnedSemaphorePermit,
+    _memory: Reservation,
     _task: AbortOnDrop,
 }
 
@@ -197,12 +199,17 @@ impl Starter<'_> {
             rows,
             parts: self.parts,
         };
-        let cost = unit
-            .cost_bytes()
-            .max(UNIT_COST_FLOOR_BYTES)
-            .min(self.engine.read_ahead_bytes);
-        let share = Arc::clone(&self.budget).acquire_many_owned(permits(cost)).await;
+        let cost = unit.cost_bytes().max(UNIT_COST_FLOOR_BYTES);
+        let share = Arc::clone(&self.budget)
+            .acquire_many_owned(permits(cost.min(self.engine.read_ahead_bytes)))
+            .await;
         let share = share.map_err(|_| ReadError::internal("a scan's budget was closed"))?;
+        let memory = self.engine.budget.reserve(cost, Purpose::Scans).await;
+        let memory = memory.map_err(|source| ReadError::Budget {
+            path: unit.plan.split.path.clone(),
+            row_group: Some(row_group.0),
+            source,
+        })?;
         let (out, deliveries) = mpsc::channel(UNIT_WINDOW_BATCHES);
         let task = AbortOnDrop(tokio::spawn(unit.run(out)));
         Ok(self
@@ -210,6 +217,7 @@ impl Starter<'_> {
             .send(Ok(Begun {
                 deliveries,
                 _share: share,
+                _memory: memory,
                 _task: task,
             }))
             .await

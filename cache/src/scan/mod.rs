@@ -3,6 +3,7 @@
 //! ```text
 //!   driver    splits in order -> footer -> plan -> one unit a row group, while the read-ahead budget lasts
 //!   unit      chunk tier, else page tier -> decoder, one stride at a time on the CPU pool, into the unit's channel
+//!   loads     columns worth keeping: decoded whole, once for all who wait, into the chunk tier
 //!   stream    drains the units in order, cuts at the limit
 //! ```
 //!
@@ -15,8 +16,10 @@
 
 mod assemble;
 mod driver;
+mod loads;
 mod output;
 mod plan;
+mod poison;
 mod residency;
 mod unit;
 
@@ -28,14 +31,19 @@ use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 
 pub(crate) use self::driver::scan;
+pub(crate) use self::loads::Landed;
 pub use self::output::tidy;
+pub(crate) use self::poison::Poison;
 pub use self::residency::Residency;
-use crate::chunk::{ChunkKey, ChunkStore};
+use crate::budget::{Budget, Reservation};
+use crate::chunk::{ChunkKey, ChunkTier};
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
+use crate::flights::Flights;
 use crate::footer::{Footer, FooterCache, chunk_range};
 use crate::key::{FileId, RowGroup, Source};
 use crate::page::{OpenFile, PageTier};
+use crate::pages::PageLimit;
 use crate::pool::CpuPool;
 
 /// Decides which rows of a batch are kept.
@@ -90,7 +98,13 @@ pub struct ScanBatch {
 pub(crate) struct Engine {
     pub(crate) pages: PageTier,
     pub(crate) footers: FooterCache,
-    pub(crate) chunks: Arc<dyn ChunkStore>,
+    pub(crate) chunks: ChunkTier,
+    /// Chunks on their way.
+    pub(crate) loads: Flights<ChunkKey, Landed>,
+    pub(crate) poison: Poison,
+    pub(crate) budget: Budget,
+    /// What loads of pages take of it.
+    pub(crate) _loads: Option<Reservation>,
     pub(crate) pool: CpuPool,
     /// Largest page after decompression, in bytes.
     pub(crate) page_bytes_limit: u64,
@@ -101,6 +115,20 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) async fn footer(&self, file: &OpenFile) -> Result<Arc<Footer>, ReadError> {
         self.footers.get(file, &self.pages, &self.pool).await
+    }
+}
+
+/// Why data could not be decoded: the limit that refused it, else what the decoder said.
+fn decode_error(path: &str, row_group: Option<u32>, limit: Option<&PageLimit>, reason: &str) -> ReadError {
+    match limit.and_then(|limit| Some((limit.exceeded()?, limit.bytes))) {
+        Some((value, limit)) => ReadError::LimitExceeded {
+            path: path.to_owned(),
+            row_group,
+            what: "size of a page in bytes",
+            value,
+            limit,
+        },
+        None => ReadError::corrupt(path, row_group, reason),
     }
 }
 

@@ -11,6 +11,7 @@ use arrow::error::ArrowError;
 
 use super::plan::Shape;
 use crate::decode::{canonical, shown_bytes};
+use crate::pool::guarded;
 
 /// Filters, projects and cuts the batches of one row group.
 pub(crate) struct Output {
@@ -73,7 +74,12 @@ impl Output {
     /// The rows that the filter keeps, of the columns given; none where it keeps no row.
     fn keep(&self, batch: RecordBatch) -> Result<Option<RecordBatch>, OutputError> {
         let mask = match &self.shape.filter {
-            Some(filter) => Some(filter.evaluate(&batch).map_err(OutputError::Filter)?),
+            Some(filter) => {
+                // Its panic is the filter's fault, and must not be taken for damage of the file.
+                let evaluated = guarded(|| filter.evaluate(&batch));
+                let evaluated = evaluated.unwrap_or_else(|panic| Err(ArrowError::ComputeError(panic.to_string())));
+                Some(evaluated.map_err(OutputError::Filter)?)
+            }
             None => None,
         };
         let rows = batch.num_rows();

@@ -3,17 +3,19 @@
 //! Where only the first rows of a large row group are wanted, only the beginnings of its column chunks are fetched. How
 //! far those rows reach is a guess from the sizes; where it was too short, the whole is fetched after all.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
+use futures::future;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::assemble::{Assembler, Step, Supply};
+use super::loads::{self, Claim};
 use super::output::batch_bytes;
 use super::plan::{FilePlan, chunk_stride, request_stride};
-use super::{Engine, ScanBatch, chunk_key, leaf_ranges};
+use super::{Engine, ScanBatch, leaf_ranges};
 use crate::decode::{RowGroupBytes, SelectedColumn};
 use crate::error::ReadError;
 use crate::key::{RowGroup, Source};
@@ -73,7 +75,7 @@ pub(crate) fn permits(bytes: u64) -> u32 {
 impl Unit {
     /// Reads the row group into `out`; an error is the last thing sent.
     pub(crate) async fn run(self, out: mpsc::Sender<Delivery>) {
-        if let Err(error) = self.read(&out).await {
+        if let Err(error) = self.attempt(&out).await {
             // The reader has gone where this fails, and nobody is left to be told.
             let _ = out.send(Err(error)).await;
         }
@@ -90,6 +92,19 @@ impl Unit {
             .map(|(_, range)| range.end - range.start)
             .sum();
         raw.saturating_add(decoded.min(UNIT_WINDOW_BYTES))
+    }
+
+    /// Reads, unless that failed lately because of the file.
+    async fn attempt(&self, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
+        let (file, columns) = (self.plan.split.file.key.id(), &self.plan.columns);
+        if let Some(error) = self.engine.poison.find(file, self.row_group, columns) {
+            return Err(error);
+        }
+        let outcome = self.read(out).await;
+        if let Err(error) = &outcome {
+            self.engine.poison.learn(file, self.row_group, columns, error);
+        }
+        outcome
     }
 
     async fn read(&self, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
@@ -110,9 +125,6 @@ impl Unit {
             if step.done {
                 break;
             }
-        }
-        for (key, chunk) in assembler.into_chunks() {
-            self.engine.chunks.put(key, chunk);
         }
         Ok(())
     }
@@ -171,28 +183,39 @@ impl Unit {
         step.unwrap_or_else(|panic| Err(self.corrupt(&format!("its data breaks the decoder, which {panic}"))))
     }
 
-    /// Asks the chunk tier, reads what it does not have, and prepares the decoders.
+    /// Waits for the columns that are on their way, reads the bytes of the others, and prepares the decoders.
     async fn open(&self, extent: Extent) -> Result<(Assembler, Source), ReadError> {
-        let (supplies, stride) = self.supplies(extent);
-        let missing = self
-            .plan
-            .columns
-            .iter()
-            .zip(&supplies)
-            .filter(|(_, s)| matches!(s, Supply::Decode(_)));
-        let ranges = self.ranges(missing.map(|(column, _)| column));
+        let claims = match extent {
+            Extent::Whole => loads::claim(&self.engine, &self.plan, self.row_group),
+            // Beginnings are not kept.
+            Extent::Head => self.plan.columns.iter().map(|_| Claim::Alone).collect(),
+        };
+        let alone = self.plan.columns.iter().zip(&claims);
+        let alone = alone
+            .filter(|(_, claim)| matches!(claim, Claim::Alone))
+            .map(|(column, _)| column);
+        let ranges = self.ranges(alone);
+        let spans: Vec<_> = ranges.iter().map(|(_, range)| self.part(range, extent)).collect();
+        let (supplies, (bytes, read_from)) =
+            future::try_join(awaited(claims, || self.lost()), self.raw(&spans)).await?;
+        let source = read_from.max(
+            supplies
+                .iter()
+                .map(|(_, source)| *source)
+                .max()
+                .unwrap_or(Source::Memory),
+        );
+        let supplies: Vec<Supply> = supplies.into_iter().map(|(supply, _)| supply).collect();
+        let stride = self.stride(&supplies);
         let plan = Arc::clone(&self.plan);
         let mut assembler = Assembler::new(plan, self.row_group_index(), self.rows, supplies);
         if ranges.is_empty() || self.rows == 0 {
-            return Ok((assembler, Source::Memory));
+            return Ok((assembler, source));
         }
-        let wanted: Vec<_> = ranges.iter().map(|(_, range)| self.part(range, extent)).collect();
-        let (bytes, source) = self.engine.pages.read(&self.plan.split.file, &wanted).await?;
-        let chunks: HashMap<_, _> = ranges.iter().map(|(leaf, _)| *leaf).zip(bytes).collect();
         let bytes = RowGroupBytes {
             footer: Arc::clone(&self.plan.footer),
             row_group: self.row_group_index(),
-            chunks,
+            chunks: ranges.iter().map(|(leaf, _)| *leaf).zip(bytes).collect(),
             page_limit: Arc::new(PageLimit::new(self.engine.page_bytes_limit)),
         };
         let parts = self.parts;
@@ -203,29 +226,30 @@ impl Unit {
         Ok((assembler, source))
     }
 
-    /// Where each column comes from, and the stride of those that are decoded.
-    fn supplies(&self, extent: Extent) -> (Vec<Supply>, usize) {
+    /// Bytes of the file, and where they came from.
+    async fn raw(&self, spans: &[Range<u64>]) -> Result<(Vec<Bytes>, Source), ReadError> {
+        if spans.is_empty() || self.rows == 0 {
+            return Ok((Vec::new(), Source::Memory));
+        }
+        Ok(self.engine.pages.read(&self.plan.split.file, spans).await?)
+    }
+
+    /// Rows of the strides of columns that are decoded.
+    fn stride(&self, supplies: &[Supply]) -> usize {
         let Some(group) = self.plan.group(self.row_group_index()) else {
-            return (Vec::new(), 1);
+            return 1;
         };
-        let mut chunked = false;
-        let supplies = self.plan.columns.iter().map(|column| {
-            let supply = self.supply(column, extent);
-            chunked |= !matches!(supply, Supply::Decode(None));
-            supply
-        });
-        let supplies = supplies.collect();
         let asked = self
             .plan
             .decoded_bytes(self.row_group_index(), self.plan.columns.iter());
-        // Chunks must fit those of other projections; where none is concerned, the stride suits this request alone.
-        let stride = if chunked {
+        // What is decoded must fit chunks beside it; where there is none, the stride suits this request alone.
+        let stride = if supplies.iter().any(|supply| matches!(supply, Supply::Chunk(_))) {
             chunk_stride(group)
         } else {
             request_stride(group, asked, self.plan.shape.batch_bytes)
         };
         // No stride is longer than the rows that are wanted, but for whole words of a bitmap.
-        (supplies, stride.min(self.rows.next_multiple_of(STRIDE_ALIGN_ROWS)))
+        stride.min(self.rows.next_multiple_of(STRIDE_ALIGN_ROWS))
     }
 
     /// Whether the beginnings of the column chunks are likely to have all the rows that are wanted, and much is saved.
@@ -259,23 +283,6 @@ impl Unit {
         }
     }
 
-    fn supply(&self, column: &SelectedColumn, extent: Extent) -> Supply {
-        let key = chunk_key(self.plan.split.file.key.id(), self.row_group, column);
-        let chunk = self.engine.chunks.get(&key);
-        metrics::counter!(
-            "jetbridge_cache_requests_total", "tier" => "chunk", "result" => if chunk.is_some() { "hit" } else { "miss" }
-        )
-        .increment(1);
-        if let Some(chunk) = chunk {
-            return Supply::Chunk(chunk);
-        }
-        if extent == Extent::Head {
-            return Supply::Decode(None);
-        }
-        let bytes = self.plan.decoded_bytes(self.row_group_index(), std::iter::once(column));
-        Supply::Decode(self.engine.chunks.admits(&key, bytes).then_some(key))
-    }
-
     /// The leaf columns of `columns` and where their bytes are in the file, in file order.
     fn ranges<'a>(&self, columns: impl Iterator<Item = &'a SelectedColumn>) -> Vec<(usize, Range<u64>)> {
         leaf_ranges(&self.plan.footer, self.row_group, columns)
@@ -288,4 +295,26 @@ impl Unit {
     fn corrupt(&self, reason: &str) -> ReadError {
         ReadError::corrupt(&self.plan.split.path, Some(self.row_group.0), reason)
     }
+
+    fn lost(&self) -> ReadError {
+        let (path, group) = (&self.plan.split.path, self.row_group.0);
+        ReadError::internal(format!("{path}, row group {group}: the load of its columns died"))
+    }
+}
+
+/// What each column is read from, once those that are on their way have landed.
+async fn awaited(claims: Vec<Claim>, lost: impl Fn() -> ReadError) -> Result<Vec<(Supply, Source)>, ReadError> {
+    let mut supplies = Vec::with_capacity(claims.len());
+    for claim in claims {
+        supplies.push(match claim {
+            Claim::Held(chunk) => (Supply::Chunk(chunk), Source::Memory),
+            Claim::Alone => (Supply::Decode, Source::Memory),
+            Claim::Awaited(key, flight) => {
+                let brought = flight.await.unwrap_or_else(|| Err(lost()))?;
+                let chunk = brought.chunks.get(&key).cloned().ok_or_else(&lost)?;
+                (Supply::Chunk(chunk), brought.source)
+            }
+        });
+    }
+    Ok(supplies)
 }

@@ -123,7 +123,7 @@ async fn footers_over_the_limit_are_refused() {
         footer_bytes: 100,
         ..ReadLimits::default()
     };
-    let cache = Cache::new(CacheConfig {
+    let cache = Cache::open(CacheConfig {
         limits,
         ..CacheConfig::default()
     })
@@ -155,7 +155,7 @@ async fn pages_over_the_limit_are_refused() {
         page_bytes: 10_000,
         ..ReadLimits::default()
     };
-    let cache = Cache::new(CacheConfig {
+    let cache = Cache::open(CacheConfig {
         limits,
         ..CacheConfig::default()
     })

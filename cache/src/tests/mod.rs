@@ -50,7 +50,7 @@ pub(crate) async fn open(ufs: &Ufs, path: &str) -> OpenFile {
 }
 
 pub(crate) fn cache() -> Cache {
-    Cache::new(CacheConfig::default()).unwrap()
+    Cache::open(CacheConfig::default()).unwrap()
 }
 
 /// All row groups of a file.

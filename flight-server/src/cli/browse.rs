@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::cache::{self, By, Held};
 use super::client::{Client, ClientArgs, parsed};
 use super::error::CliError;
 use super::output::{Columns, Form, OutputArgs, human_bytes, human_count, print, print_json};
@@ -29,10 +30,15 @@ pub(super) struct LsArgs {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:\n  jetbridge stat /lake/trips\n  jetbridge stat /lake/trips/part-0.parquet -o json")]
+#[command(
+    after_help = "Examples:\n  jetbridge stat /lake/trips\n  jetbridge stat /lake/trips --by column\n  jetbridge stat /lake/trips/part-0.parquet -o json"
+)]
 pub(super) struct StatArgs {
     /// Namespace path, or a mounted URI
     path: String,
+    /// Show what the cache holds of each file or column instead
+    #[arg(long, value_name = "WHAT")]
+    by: Option<By>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -74,11 +80,13 @@ pub(super) async fn ls(arguments: LsArgs) -> Result<(), CliError> {
 
 /// Shows what a path is.
 pub(super) async fn stat(arguments: StatArgs) -> Result<(), CliError> {
+    let mut client = Client::connect(&arguments.client).await?;
     let body = json!({ "path": arguments.path });
-    let answer = Client::connect(&arguments.client)
-        .await?
-        .action("namespace.stat", &body)
-        .await?;
+    if let Some(by) = arguments.by {
+        return cache::show_parts(&mut client, &arguments.path, by, arguments.output.form).await;
+    }
+    let mut answer = client.action("namespace.stat", &body).await?;
+    answer["cache"] = client.action("cache.stat", &body).await?;
     match arguments.output.form {
         Form::Json => print_json(&answer),
         Form::Table => print(&stat_text(&parsed("namespace.stat", &answer)?)),
@@ -130,6 +138,8 @@ struct Stat {
     dataset: Option<Dataset>,
     #[serde(default)]
     dataset_error: Option<String>,
+    #[serde(default)]
+    cache: Option<Held>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -189,6 +199,9 @@ fn stat_text(stat: &Stat) -> String {
         if let Some(value) = value {
             columns.row(&[name, value]);
         }
+    }
+    if let Some(held) = &stat.cache {
+        held.rows().iter().for_each(|[name, value]| columns.row(&[name, value]));
     }
     match &stat.dataset {
         None => columns.text(),

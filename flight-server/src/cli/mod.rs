@@ -14,6 +14,7 @@
 //! that begins with `jetbridge:` and says what to do. A reader that closes the pipe has what it wanted: that is no error.
 
 mod browse;
+mod cache;
 mod client;
 mod config;
 mod error;
@@ -54,10 +55,12 @@ enum Command {
     Mount(mount::MountCommand),
     /// List what lies under a path
     Ls(browse::LsArgs),
-    /// Show what a path is, and the dataset at it
+    /// Show what a path is, the dataset at it, and what is cached of it
     Stat(browse::StatArgs),
     /// Read a dataset
     Get(Box<get::GetArgs>),
+    /// Let go of what is cached of a path
+    Free(cache::FreeArgs),
     /// Show how the server is doing
     Status(browse::StatusArgs),
     /// Show the settings of a server
@@ -88,6 +91,7 @@ fn execute(command: Command) -> Result<(), CliError> {
         Command::Mount(command) => client::block_on(mount::run(command)),
         Command::Ls(arguments) => client::block_on(browse::ls(arguments)),
         Command::Stat(arguments) => client::block_on(browse::stat(arguments)),
+        Command::Free(arguments) => client::block_on(cache::free(arguments)),
         Command::Status(arguments) => client::block_on(browse::status(arguments)),
         Command::Get(arguments) => client::block_on(get::run(*arguments)),
     }

@@ -3,10 +3,13 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use jetbridge_cache::Cache;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::error::CliError;
 use crate::admin::Readiness;
@@ -64,6 +67,7 @@ async fn start(settings: &Settings) -> anyhow::Result<()> {
     let listeners = Listeners::bind(&settings.flight, &settings.admin, settings.insecure).await?;
     let node = Arc::new(Node::open(settings).await?);
     let location = location(settings.advertise.as_deref(), listeners.flight_address());
+    let _gauges = AbortOnDropHandle::new(tokio::spawn(publish(Arc::clone(&node.cache))));
     let front = FlightDoor::new(node, location.as_deref()).into_service();
     let parts = Parts {
         flight: move |request| front.clone().answer(request),
@@ -92,6 +96,17 @@ async fn start(settings: &Settings) -> anyhow::Result<()> {
         Drained::Cut => tracing::warn!("stopped; streams that were still open have been cut"),
     }
     Ok(())
+}
+
+/// How often the gauges of what is held are set.
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+
+async fn publish(cache: Arc<Cache>) {
+    let mut ticks = tokio::time::interval(PUBLISH_INTERVAL);
+    loop {
+        ticks.tick().await;
+        cache.publish();
+    }
 }
 
 /// SIGTERM and SIGINT, from the moment this is made.

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::LogFormat;
-use super::value::{parse_bytes, parse_duration, split_mount};
+use super::value::{parse_bytes, parse_duration, split_cache_dir, split_mount};
 
 /// Flags that set settings; each wins over its `JETBRIDGE_…` variable, which wins over the file.
 #[derive(Args, Clone, Debug, Default, Serialize)]
@@ -53,10 +53,56 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     file_roots: Vec<PathBuf>,
 
-    /// Byte budget of all caches [default: a third of the machine's memory]
+    /// Byte budget of all that is held in memory [default: a third of the machine's memory]
     #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<String>,
+
+    /// Folder on a local disk for raw pages, perhaps with how much it may hold; repeatable; `none` keeps pages in memory
+    /// [default: `cache` in the data folder; each folder holds up to a quarter of its disk's free space at start]
+    #[arg(long = "cache-dir", value_name = "FOLDER[=SIZE]", value_parser = checked_cache_dir)]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cache_dirs: Vec<String>,
+
+    /// Size of a raw page; cache folders of another size begin empty [default: 64KiB]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    page_bytes: Option<String>,
+
+    /// The most that one request to a store asks for [default: 16MiB]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetch_bytes: Option<String>,
+
+    /// Missing pages this close to each other are fetched together, with what lies between [default: 1MiB]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetch_gap_bytes: Option<String>,
+
+    /// Longest Parquet footer that is read [default: 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_footer_bytes: Option<String>,
+
+    /// Largest page of a Parquet file after decompression [default: 2GiB less one byte, the format's most]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_page_bytes: Option<String>,
+
+    /// Most leaf columns of a Parquet file [default: 100000]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_columns: Option<u64>,
+
+    /// Most row groups of a Parquet file [default: 32767]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_row_groups: Option<u64>,
+
+    /// Deepest nesting of a Parquet schema, in groups; a list is two of them [default: 64]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_schema_depth: Option<u64>,
 
     /// How long a ticket is valid [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
@@ -111,6 +157,10 @@ pub struct ConfigFlags {
 
 fn checked_bytes(text: &str) -> Result<String, String> {
     parse_bytes(text).map(|_| text.to_owned())
+}
+
+fn checked_cache_dir(text: &str) -> Result<String, String> {
+    split_cache_dir(text).map(|_| text.to_owned())
 }
 
 fn checked_duration(text: &str) -> Result<String, String> {

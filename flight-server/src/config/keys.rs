@@ -13,7 +13,7 @@ pub(super) enum Kind {
     Number,
     /// true or false.
     Switch,
-    /// Folders, separated by ':' in a variable.
+    /// Folders, each perhaps with a size, separated by ':' in a variable.
     Paths,
     /// Path to URI.
     Mounts,
@@ -59,6 +59,42 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "memory",
         kind: Kind::Bytes,
+    },
+    Key {
+        name: "cache_dirs",
+        kind: Kind::Paths,
+    },
+    Key {
+        name: "page_bytes",
+        kind: Kind::Bytes,
+    },
+    Key {
+        name: "fetch_bytes",
+        kind: Kind::Bytes,
+    },
+    Key {
+        name: "fetch_gap_bytes",
+        kind: Kind::Bytes,
+    },
+    Key {
+        name: "max_footer_bytes",
+        kind: Kind::Bytes,
+    },
+    Key {
+        name: "max_page_bytes",
+        kind: Kind::Bytes,
+    },
+    Key {
+        name: "max_columns",
+        kind: Kind::Number,
+    },
+    Key {
+        name: "max_row_groups",
+        kind: Kind::Number,
+    },
+    Key {
+        name: "max_schema_depth",
+        kind: Kind::Number,
     },
     Key {
         name: "ticket_ttl",
@@ -135,6 +171,7 @@ pub(super) fn flag(name: &str) -> String {
     match name {
         "mounts" => "--mount".to_owned(),
         "file_roots" => "--file-root".to_owned(),
+        "cache_dirs" => "--cache-dir".to_owned(),
         _ => format!("--{}", name.replace('_', "-")),
     }
 }

@@ -5,15 +5,16 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jetbridge_cache::page::PageConfig;
 use jetbridge_cache::ufs::UfsLimits;
-use jetbridge_cache::{CacheConfig, page::PageConfig};
+use jetbridge_cache::{CacheConfig, CacheFolder, ReadLimits};
 use jetbridge_catalog::mount::Mount;
 use jetbridge_catalog::path::NsPath;
 use jetbridge_catalog::uri::{Scheme, UfsUri};
 use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
-use super::value::exact_bytes;
+use super::value::{exact_bytes, split_cache_dir};
 use super::written::{MIN_MEMORY_BYTES, Written, WrittenMount};
 
 /// An endpoint below this would cost more in calls than it carries.
@@ -24,6 +25,10 @@ const TICKET_TTL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 /// As above; none at all is allowed where it means "cut at once".
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Pages are whole blocks of every disk; larger ones would be read for a few bytes.
+const PAGE_BYTES: RangeInclusive<u64> = 4 << 10..=64 << 20;
+/// One request of more than this takes longer than a retry is worth.
+const FETCH_BYTES_LIMIT: u64 = 1 << 30;
 const THREADS: RangeInclusive<usize> = 1..=1024;
 const STORE_CONCURRENCY: RangeInclusive<usize> = 1..=4096;
 
@@ -47,8 +52,14 @@ pub struct Settings {
     /// Folders that `file://` mounts may lie in, absolute: those written, and those of [`Settings::mounts`], since
     /// whoever writes a setting owns the machine. Default none.
     pub file_roots: Vec<PathBuf>,
-    /// The byte budget of all caches together. Default a third of the machine's memory, or of the cgroup's limit.
+    /// The byte budget of all that is held in memory. Default a third of the machine's memory, or of the cgroup's limit.
     pub memory_bytes: u64,
+    /// Folders on local disks for raw pages; none keeps pages in memory. Default `cache` in the data folder.
+    pub cache_dirs: Vec<CacheDir>,
+    /// Sizes of pages and of requests to stores. Defaults as [`PageConfig`] has them.
+    pub page: PageConfig,
+    /// What a file may ask for. Defaults as [`ReadLimits`] has them.
+    pub limits: ReadLimits,
     /// How long a ticket is valid. Default 10 minutes, at most 7 days.
     pub ticket_ttl: Duration,
     /// Decoded bytes that one endpoint covers. Default 256 MiB.
@@ -71,6 +82,15 @@ pub struct Settings {
     pub shutdown_grace: Duration,
 }
 
+/// A folder of the disk cache.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CacheDir {
+    /// Where it is, absolute.
+    pub path: PathBuf,
+    /// How many bytes it may hold. None: a quarter of what is free on its disk at start.
+    pub capacity_bytes: Option<u64>,
+}
+
 impl Settings {
     /// Checks what was written and resolves it. `origin` tells where a key's value was written.
     pub(super) fn resolve(written: Written, origin: impl Fn(&str) -> String) -> Result<Self, ConfigError> {
@@ -86,8 +106,24 @@ impl Settings {
         let mounts = mounts.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
         let roots = written.file_roots.iter().map(|root| absolute("file_roots", root));
         let roots = roots.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+        let data_dir = absolute("data_dir", &written.data_dir).map_err(refuse)?;
         Ok(Self {
-            data_dir: absolute("data_dir", &written.data_dir).map_err(refuse)?,
+            cache_dirs: resolve_cache_dirs(written.cache_dirs.as_deref(), &data_dir).map_err(refuse)?,
+            page: PageConfig {
+                page_size_bytes: written.page_bytes.as_u64(),
+                max_run_bytes: written.fetch_bytes.as_u64(),
+                max_gap_bytes: written.fetch_gap_bytes.as_u64(),
+                ..PageConfig::default()
+            },
+            limits: ReadLimits {
+                footer_bytes: written.max_footer_bytes.as_u64(),
+                page_bytes: written.max_page_bytes.as_u64(),
+                leaf_columns: written.max_columns,
+                row_groups: written.max_row_groups,
+                schema_depth: written.max_schema_depth,
+                ..ReadLimits::default()
+            },
+            data_dir,
             flight: written.flight,
             admin: written.admin,
             advertise: written.advertise,
@@ -119,12 +155,18 @@ impl Settings {
         }
     }
 
-    /// The cache's budget and threads.
+    /// The cache's budget, folders, sizes, limits and threads.
     pub fn cache_config(&self) -> CacheConfig {
+        let folder = |dir: &CacheDir| CacheFolder {
+            path: dir.path.clone(),
+            capacity_bytes: dir.capacity_bytes,
+        };
         CacheConfig {
             memory_bytes: self.memory_bytes,
             decode_threads: self.decode_threads,
-            page: PageConfig::default(),
+            folders: self.cache_dirs.iter().map(folder).collect(),
+            page: self.page.clone(),
+            limits: self.limits.clone(),
             ..CacheConfig::default()
         }
     }
@@ -170,12 +212,62 @@ fn check(written: &Written) -> Result<(), Refused> {
         MIN_MEMORY_BYTES..=u64::MAX >> 1,
         bytes,
     )?;
+    let page = written.page_bytes.as_u64();
+    within("page_bytes", page, PAGE_BYTES, bytes)?;
+    if !page.is_multiple_of(*PAGE_BYTES.start()) {
+        let reason = format!(
+            "{} is not a multiple of {}",
+            exact_bytes(page),
+            exact_bytes(*PAGE_BYTES.start())
+        );
+        return Err(("page_bytes".to_owned(), reason));
+    }
+    within(
+        "fetch_bytes",
+        written.fetch_bytes.as_u64(),
+        page..=FETCH_BYTES_LIMIT,
+        bytes,
+    )?;
+    within(
+        "fetch_gap_bytes",
+        written.fetch_gap_bytes.as_u64(),
+        0..=FETCH_BYTES_LIMIT,
+        bytes,
+    )?;
     within(
         "endpoint_bytes",
         written.endpoint_bytes.as_u64(),
         MIN_ENDPOINT_BYTES..=u64::MAX >> 1,
         bytes,
     )
+}
+
+/// The one word that means no folder at all.
+const NO_CACHE_DIR: &str = "none";
+
+fn resolve_cache_dirs(written: Option<&[String]>, data_dir: &Path) -> Result<Vec<CacheDir>, Refused> {
+    let Some(written) = written else {
+        let path = data_dir.join("cache");
+        return Ok(vec![CacheDir {
+            path,
+            capacity_bytes: None,
+        }]);
+    };
+    if written.iter().any(|dir| dir == NO_CACHE_DIR) {
+        let alone = written.len() == 1;
+        let reason = || ("cache_dirs".to_owned(), "`none` is written beside folders".to_owned());
+        return alone.then(Vec::new).ok_or_else(reason);
+    }
+    let resolve = |text: &String| {
+        let (path, size) = split_cache_dir(text)?;
+        let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+        Ok(CacheDir {
+            path,
+            capacity_bytes: size.map(|size| size.as_u64()),
+        })
+    };
+    let dirs = written.iter().map(resolve).collect::<Result<Vec<_>, String>>();
+    dirs.map_err(|reason| ("cache_dirs".to_owned(), reason))
 }
 
 fn within<T: PartialOrd>(

@@ -1,5 +1,6 @@
 //! The text forms of values: sizes, durations, mounts.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -30,6 +31,18 @@ pub(super) fn split_mount(text: &str) -> Result<(String, String), String> {
         .filter(|(path, uri)| path.starts_with('/') && !uri.is_empty())
         .ok_or_else(|| format!("{text:?} is not a mount; write it like /lake=s3://bucket/prefix"))?;
     Ok((path.to_owned(), uri.to_owned()))
+}
+
+/// `FOLDER=SIZE` cut in two, at the last '='; a folder alone has no size.
+pub(super) fn split_cache_dir(text: &str) -> Result<(PathBuf, Option<ByteSize>), String> {
+    let (folder, size) = match text.rsplit_once('=') {
+        Some((folder, size)) => (folder, Some(parse_bytes(size)?)),
+        None => (text, None),
+    };
+    if folder.is_empty() {
+        return Err(format!("{text:?} names no folder; write it like /ssd/jetbridge=200GiB"));
+    }
+    Ok((folder.into(), size))
 }
 
 /// The shortest exact text of a byte count.
@@ -114,6 +127,20 @@ mod tests {
         assert_eq!(exact_bytes(256 << 20), "256MiB");
         assert_eq!(exact_bytes(0), "0");
         assert!(parse_bytes("-1").is_err() && parse_bytes("many").is_err() && parse_bytes("").is_err());
+    }
+
+    #[test]
+    fn a_cache_folder_may_have_a_size() {
+        assert_eq!(
+            split_cache_dir("/a=b").unwrap_err(),
+            "\"b\" is not a size; write it like 4GiB or 268435456"
+        );
+        assert_eq!(split_cache_dir("/ssd").unwrap(), ("/ssd".into(), None));
+        assert_eq!(
+            split_cache_dir("/x=1/ssd=2GiB").unwrap(),
+            ("/x=1/ssd".into(), Some(ByteSize::gib(2)))
+        );
+        split_cache_dir("=2GiB").unwrap_err();
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use figment::value::Value;
+use jetbridge_cache::ReadLimits;
+use jetbridge_cache::page::PageConfig;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,21 @@ pub(super) struct Written {
     pub(super) file_roots: Vec<PathBuf>,
     #[serde(with = "value::bytes")]
     pub(super) memory: ByteSize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cache_dirs: Option<Vec<String>>,
+    #[serde(with = "value::bytes")]
+    pub(super) page_bytes: ByteSize,
+    #[serde(with = "value::bytes")]
+    pub(super) fetch_bytes: ByteSize,
+    #[serde(with = "value::bytes")]
+    pub(super) fetch_gap_bytes: ByteSize,
+    #[serde(with = "value::bytes")]
+    pub(super) max_footer_bytes: ByteSize,
+    #[serde(with = "value::bytes")]
+    pub(super) max_page_bytes: ByteSize,
+    pub(super) max_columns: u64,
+    pub(super) max_row_groups: u64,
+    pub(super) max_schema_depth: u64,
     #[serde(with = "value::duration")]
     pub(super) ticket_ttl: Duration,
     #[serde(with = "value::bytes")]
@@ -57,6 +74,7 @@ pub(super) struct Written {
 impl Written {
     /// What holds on `machine` when nothing is written.
     pub(super) fn defaults(machine: &Machine) -> Self {
+        let (page, limits) = (PageConfig::default(), ReadLimits::default());
         Self {
             data_dir: default_data_dir(),
             flight: "127.0.0.1:8815".to_owned(),
@@ -66,6 +84,15 @@ impl Written {
             mounts: BTreeMap::new(),
             file_roots: Vec::new(),
             memory: ByteSize(default_memory_bytes(machine)),
+            cache_dirs: None,
+            page_bytes: ByteSize(page.page_size_bytes),
+            fetch_bytes: ByteSize(page.max_run_bytes),
+            fetch_gap_bytes: ByteSize(page.max_gap_bytes),
+            max_footer_bytes: ByteSize(limits.footer_bytes),
+            max_page_bytes: ByteSize(limits.page_bytes),
+            max_columns: limits.leaf_columns,
+            max_row_groups: limits.row_groups,
+            max_schema_depth: limits.schema_depth,
             ticket_ttl: Duration::from_secs(600),
             endpoint_bytes: ByteSize::mib(256),
             decode_threads: machine.cores,
@@ -170,6 +197,7 @@ mod tests {
         };
         let written = Written {
             advertise: Some("h:1".to_owned()),
+            cache_dirs: Some(Vec::new()),
             ..Written::defaults(&machine)
         };
         let json = serde_json::to_value(written).unwrap();

@@ -71,6 +71,12 @@ impl Tree {
         Self { namespace, stores }
     }
 
+    /// The mounts as they are now.
+    #[must_use]
+    pub fn table(&self) -> Arc<MountTable> {
+        self.namespace.table()
+    }
+
     /// The strictest freshness of the mounts that `path` reads from.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use super::load::{self, Files};
 use super::{Dataset, Tree};
+use crate::contents;
 use crate::error::ServiceError;
 
 /// Most files, summed over all snapshots kept; about 1 KiB of memory each.
@@ -78,7 +79,11 @@ impl Datasets {
         let files = load::list(&self.tree, path).await?;
         let dataset = match known.take() {
             Some(known) if is_same(&known.dataset, &files) => known.dataset,
-            _ => Arc::new(load::load(&self.cache, path, files).await?),
+            _ => {
+                let dataset = Arc::new(load::load(&self.cache, path, files).await?);
+                contents::drop_outdated(&self.cache, &self.tree.table(), &dataset).await;
+                dataset
+            }
         };
         *known = Some(Known {
             dataset: Arc::clone(&dataset),

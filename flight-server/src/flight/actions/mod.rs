@@ -2,6 +2,7 @@
 //!
 //! To add an action: a line in [`ACTIONS`], an arm in [`run`], a function in the module of its subject.
 
+mod cache;
 mod datasets;
 mod mounts;
 mod standard;
@@ -37,6 +38,14 @@ const ACTIONS: &[(&str, &str)] = &[
     (
         "dataset.refresh",
         "Look at the storage anew at the next read: {\"path\"}.",
+    ),
+    (
+        "cache.stat",
+        "What is held of a path: {\"path\", \"by\": \"file\" or \"column\"}; bytes, raw and decoded.",
+    ),
+    (
+        "cache.free",
+        "Let go of what is held of a path: {\"path\", \"generation\", \"dry_run\"}; / is everything.",
     ),
     ("namespace.list", "What lies in a folder: {\"path\", \"limit\"}."),
     (
@@ -74,6 +83,8 @@ pub(super) async fn run(node: &Arc<Node>, action: &Action) -> Result<Vec<arrow_f
         "mount.remove" => json(&mounts::remove(node, parse(action)?).await?)?,
         "mount.check" => json(&mounts::check(node, parse(action)?).await?)?,
         "dataset.refresh" => json(&datasets::refresh(node, &parse(action)?)?)?,
+        "cache.stat" => json(&cache::stat(node, parse(action)?).await?)?,
+        "cache.free" => json(&cache::free(node, parse(action)?).await?)?,
         "namespace.list" => json(&datasets::list(node, parse(action)?).await?)?,
         "namespace.stat" => json(&datasets::stat(node, &parse(action)?).await?)?,
         "server.status" => json(&status::status(node, &parse(action)?))?,

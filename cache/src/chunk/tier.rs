@@ -1,0 +1,377 @@
+//! Chunks in shared memory, one sealed [`Segment`] each.
+//!
+//! A chunk is admitted on its second touch: a table that is scanned once leaves nothing behind, and the scan does not
+//! pay for keeping it. What is admitted, and what goes for it, the [`Policy`] decides before anything is decoded: a
+//! [`Place`] holds the room until the chunk is filled in, or gives it back when it is dropped.
+//!
+//! States of a key: unknown, touched, placed, held.
+//!
+//! Lock order: the one lock here is never held while the budget is asked, since the budget asks back; and what is evicted
+//! is dropped after it is released.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use parking_lot::Mutex;
+
+use super::segment::{Layout, Segment};
+use super::{Chunk, ChunkKey, Place};
+use crate::budget::{Budget, Purpose, Reservation, Yielding};
+use crate::counters::{self, Tier};
+use crate::key::{FileId, FileKey};
+use crate::policy::{Policy, Verdict};
+
+/// A chunk may take this part of the whole tier at most, so that one column does not drive out all others.
+const LARGEST_SHARE: u64 = 4;
+/// Keys whose touch is remembered, in each of two sets; as hashes they take 16 MiB.
+const TOUCHED_KEYS: usize = 1 << 19;
+
+/// Chunks in shared memory, up to a number of bytes and within a budget. Cheap to clone; clones are one tier.
+#[derive(Clone)]
+pub struct ChunkTier(Arc<Inner>);
+
+struct Inner {
+    budget: Budget,
+    state: Mutex<State>,
+}
+
+struct State {
+    policy: Policy<ChunkKey>,
+    touched: Touched,
+    held: HashMap<ChunkKey, Chunk>,
+    by_file: HashMap<FileId, OfFile>,
+}
+
+/// The chunks of one file version.
+struct OfFile {
+    file: FileKey,
+    keys: HashSet<ChunkKey>,
+}
+
+impl fmt::Debug for ChunkTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChunkTier")
+            .field("bytes", &self.bytes())
+            .finish_non_exhaustive()
+    }
+}
+
+impl ChunkTier {
+    /// An empty tier that holds up to `capacity_bytes` of `budget`; 0 holds nothing.
+    #[must_use]
+    pub fn new(capacity_bytes: u64, budget: Budget) -> Self {
+        Self(Arc::new(Inner {
+            budget,
+            state: Mutex::new(State {
+                policy: Policy::new(capacity_bytes),
+                touched: Touched::default(),
+                held: HashMap::new(),
+                by_file: HashMap::new(),
+            }),
+        }))
+    }
+
+    /// The chunk, where it is held.
+    #[must_use]
+    pub fn get(&self, key: &ChunkKey) -> Option<Chunk> {
+        let mut state = self.0.state.lock();
+        let chunk = state.held.get(key).cloned()?;
+        state.policy.touch(*key);
+        Some(chunk)
+    }
+
+    /// Whether the chunk is held, without touching it.
+    #[must_use]
+    pub fn contains(&self, key: &ChunkKey) -> bool {
+        self.0.state.lock().held.contains_key(key)
+    }
+
+    /// Room for a chunk of `file` of about so many bytes, where it is worth keeping: whether it fits, and was asked for
+    /// before.
+    ///
+    /// Each call counts as a touch of the key. None also while another has a place for the key.
+    #[must_use]
+    pub fn place(&self, key: &ChunkKey, file: &FileKey, bytes: u64) -> Option<Place> {
+        let evicted = self.0.state.lock().admit(*key, bytes)?;
+        drop(evicted);
+        // From here on, dropping the place takes the key out of the policy again.
+        let mut place = Place {
+            key: *key,
+            file: file.clone(),
+            bytes,
+            reservation: None,
+            store: Some(self.clone()),
+        };
+        place.reservation = Some(self.0.budget.take(bytes, Purpose::Chunks)?);
+        Some(place)
+    }
+
+    /// Drops what is held of this file, and says how many bytes that was.
+    pub fn remove_file(&self, file: FileId) -> u64 {
+        let removed = self.0.state.lock().remove_file(file);
+        counters::evictions(Tier::Chunk, "removed", removed.len());
+        removed.iter().map(|chunk| chunk.bytes).sum()
+    }
+
+    /// The file versions that anything is held of.
+    #[must_use]
+    pub fn files(&self) -> Vec<FileKey> {
+        self.0.state.lock().by_file.values().map(|of| of.file.clone()).collect()
+    }
+
+    /// What is held of a file version, with its bytes.
+    #[must_use]
+    pub fn held(&self, file: FileId) -> Vec<(ChunkKey, u64)> {
+        let state = self.0.state.lock();
+        let keys = state.by_file.get(&file).into_iter().flat_map(|of| &of.keys);
+        keys.filter_map(|key| Some((*key, state.held.get(key)?.bytes)))
+            .collect()
+    }
+
+    /// Bytes held now, those included that readers still use though they were evicted.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.budget.used_bytes(Purpose::Chunks)
+    }
+}
+
+impl Yielding for ChunkTier {
+    fn give_way(&self, bytes: u64) {
+        let evicted = {
+            let mut state = self.0.state.lock();
+            let keys = state.policy.evict(bytes);
+            state.take_out(keys)
+        };
+        counters::evictions(Tier::Chunk, "budget", evicted.len());
+    }
+}
+
+impl ChunkTier {
+    /// Moves a column's arrays to their place. Where they cannot be kept after all, the chunk is given as it is.
+    pub(super) fn fill(&self, mut place: Place, arrays: Vec<ArrayRef>) -> Chunk {
+        let layout = Layout::new(&arrays);
+        let bytes = layout.bytes();
+        let Some(reservation) = self.resized(place.reservation.take(), bytes) else {
+            return Chunk::new(arrays, bytes);
+        };
+        let stored = match Segment::store(&layout, reservation) {
+            Ok(stored) => stored,
+            Err(error) => {
+                metrics::counter!("jetbridge_cache_segment_failures_total").increment(1);
+                tracing::warn!(%error, "a decoded chunk was not kept: no shared memory for it");
+                return Chunk::new(arrays, bytes);
+            }
+        };
+        let chunk = Chunk::new(stored, bytes);
+        let evicted = self.0.state.lock().put(&place, chunk.clone());
+        place.store = None;
+        drop(evicted);
+        chunk
+    }
+
+    /// A reservation of at least `bytes`: the one at hand, or a larger one in its place.
+    fn resized(&self, reservation: Option<Reservation>, bytes: u64) -> Option<Reservation> {
+        match reservation {
+            Some(enough) if enough.bytes() >= bytes => Some(enough),
+            short => {
+                drop(short);
+                self.0.budget.take(bytes, Purpose::Chunks)
+            }
+        }
+    }
+
+    /// Forgets a place that was not filled.
+    pub(super) fn vacate(&self, key: &ChunkKey) {
+        let mut state = self.0.state.lock();
+        if !state.held.contains_key(key) {
+            state.policy.remove(key);
+        }
+    }
+}
+
+impl State {
+    /// Admits a key that was touched before, and gives what goes for it.
+    fn admit(&mut self, key: ChunkKey, bytes: u64) -> Option<Vec<Chunk>> {
+        let seen = self.touched.touch(&key);
+        // A key that the policy knows without a chunk is on its way already.
+        if !seen || bytes > self.policy.capacity_bytes() / LARGEST_SHARE || self.policy.contains(&key) {
+            return None;
+        }
+        match self.policy.admit(key, bytes) {
+            Verdict::Refused => None,
+            Verdict::Admitted { evicted } => Some(self.evict(evicted)),
+        }
+    }
+
+    /// Holds a chunk in its place, and gives what goes for it.
+    fn put(&mut self, place: &Place, chunk: Chunk) -> Vec<Chunk> {
+        let key = place.key;
+        // It may have been evicted while it was on its way.
+        if !self.policy.contains(&key) {
+            return Vec::new();
+        }
+        let grown_bytes = chunk.bytes.saturating_sub(place.bytes);
+        let mut evicted = Vec::new();
+        if grown_bytes > 0 {
+            match self.policy.admit(key, grown_bytes) {
+                Verdict::Refused => {
+                    self.policy.remove(&key);
+                    return Vec::new();
+                }
+                Verdict::Admitted { evicted: keys } => evicted = self.evict(keys),
+            }
+        }
+        self.held.insert(key, chunk);
+        let of_file = self.by_file.entry(key.file).or_insert_with(|| OfFile {
+            file: place.file.clone(),
+            keys: HashSet::new(),
+        });
+        of_file.keys.insert(key);
+        evicted
+    }
+
+    fn evict(&mut self, keys: Vec<ChunkKey>) -> Vec<Chunk> {
+        counters::evictions(Tier::Chunk, "capacity", keys.len());
+        self.take_out(keys)
+    }
+
+    /// The chunks of keys that the policy has dropped.
+    fn take_out(&mut self, keys: Vec<ChunkKey>) -> Vec<Chunk> {
+        let mut taken = Vec::with_capacity(keys.len());
+        for key in keys {
+            taken.extend(self.held.remove(&key));
+            if let Some(of_file) = self.by_file.get_mut(&key.file) {
+                of_file.keys.remove(&key);
+                if of_file.keys.is_empty() {
+                    self.by_file.remove(&key.file);
+                }
+            }
+        }
+        taken
+    }
+
+    fn remove_file(&mut self, file: FileId) -> Vec<Chunk> {
+        let of_file = self.by_file.get(&file);
+        let keys: Vec<_> = of_file.into_iter().flat_map(|of| &of.keys).copied().collect();
+        for key in &keys {
+            self.policy.remove(key);
+        }
+        self.take_out(keys)
+    }
+}
+
+/// Keys that were asked for, as hashes, in two sets of which the older goes when the younger is full. A clash of hashes
+/// admits a chunk one touch early.
+#[derive(Default)]
+struct Touched {
+    younger: HashSet<u64>,
+    older: HashSet<u64>,
+}
+
+impl Touched {
+    /// Whether the key was touched before.
+    fn touch(&mut self, key: &ChunkKey) -> bool {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let hash = hasher.finish();
+        let seen = self.younger.contains(&hash) || self.older.contains(&hash);
+        if self.younger.insert(hash) && self.younger.len() >= TOUCHED_KEYS {
+            self.older = std::mem::take(&mut self.younger);
+        }
+        seen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+    use crate::key::{Generation, RowGroup};
+
+    fn file() -> FileKey {
+        let generation = Generation::parse("etag:x").unwrap();
+        FileKey {
+            uri: "s3://b/a".into(),
+            generation,
+            size: 1,
+        }
+    }
+
+    fn key(column: u32) -> ChunkKey {
+        ChunkKey {
+            file: file().id(),
+            row_group: RowGroup(0),
+            column,
+            leaves: 0,
+        }
+    }
+
+    fn place(chunks: &ChunkTier, bytes: u64) -> Option<Place> {
+        chunks.place(&key(0), &file(), bytes)
+    }
+
+    fn column(rows: usize) -> Vec<ArrayRef> {
+        vec![Arc::new(Int64Array::from(vec![1; rows]))]
+    }
+
+    /// Touches the key and, where it is placed, fills it with that many rows of eight bytes.
+    fn offer(chunks: &ChunkTier, key: ChunkKey, rows: usize) -> bool {
+        let place = chunks.place(&key, &file(), u64::try_from(rows * 8).unwrap());
+        place.map(|place| place.fill(column(rows))).is_some()
+    }
+
+    #[test]
+    fn the_second_touch_is_kept() {
+        let budget = Budget::new(1 << 20);
+        let chunks = ChunkTier::new(1 << 19, budget.clone());
+        assert!(!offer(&chunks, key(0), 100));
+        assert!(!chunks.contains(&key(0)));
+        assert!(offer(&chunks, key(0), 100));
+        assert_eq!(chunks.get(&key(0)).unwrap().strides[0].len(), 100);
+        assert_eq!(chunks.held(key(0).file), [(key(0), 800)]);
+        assert_eq!((chunks.bytes(), budget.used_bytes(Purpose::Chunks)), (800, 800));
+        assert_eq!(chunks.remove_file(key(0).file), 800);
+        assert_eq!((chunks.bytes(), chunks.files().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_place_that_is_not_filled_is_given_back() {
+        let budget = Budget::new(1 << 20);
+        let chunks = ChunkTier::new(1 << 19, budget.clone());
+        assert!(place(&chunks, 1_000).is_none());
+        let placed = place(&chunks, 1_000).unwrap();
+        assert_eq!(budget.used_bytes(Purpose::Chunks), 1_000);
+        assert!(place(&chunks, 1_000).is_none(), "it is on its way");
+        drop(placed);
+        assert_eq!(budget.used_bytes(Purpose::Chunks), 0);
+        assert!(place(&chunks, 1_000).is_some());
+    }
+
+    #[test]
+    fn what_turns_out_larger_than_expected_is_charged_as_it_is() {
+        let budget = Budget::new(1 << 20);
+        let chunks = ChunkTier::new(1 << 19, budget.clone());
+        assert!(place(&chunks, 8).is_none());
+        let chunk = place(&chunks, 8).unwrap().fill(column(1_000));
+        assert_eq!((chunk.bytes, budget.used_bytes(Purpose::Chunks)), (8_000, 8_000));
+        assert!(chunks.contains(&key(0)));
+    }
+
+    #[test]
+    fn scans_get_the_memory_of_chunks() {
+        let budget = Budget::new(10_000);
+        let chunks = ChunkTier::new(8_000, budget.clone());
+        budget.register(Arc::new(chunks.clone()));
+        for column in 0..4 {
+            offer(&chunks, key(column), 200);
+            assert!(offer(&chunks, key(column), 200));
+        }
+        assert_eq!(chunks.bytes(), 6_400);
+        let _scan = budget.take(6_000, Purpose::Scans).unwrap();
+        assert!(chunks.bytes() <= 4_000, "{}", chunks.bytes());
+    }
+}

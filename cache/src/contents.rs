@@ -1,0 +1,95 @@
+//! What the tiers hold of which files, and letting go of it. Nothing here reads, touches or loads anything.
+
+use std::collections::HashMap;
+
+use crate::Cache;
+use crate::decode::SelectedColumn;
+use crate::error::ReadError;
+use crate::key::{FileId, FileKey, RowGroup};
+use crate::page::OpenFile;
+use crate::scan::leaf_ranges;
+
+/// What is held of one file version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldFile {
+    /// Which file, in which generation.
+    pub key: FileKey,
+    /// Bytes of it held as raw pages.
+    pub raw_bytes: u64,
+    /// Bytes of its columns held decoded.
+    pub decoded_bytes: u64,
+}
+
+/// What is held of one column of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldColumn {
+    /// Its name.
+    pub name: String,
+    /// Its bytes in the file.
+    pub bytes: u64,
+    /// How many of those are held as raw pages.
+    pub raw_bytes: u64,
+    /// Bytes of it held decoded.
+    pub decoded_bytes: u64,
+}
+
+impl Cache {
+    /// The file versions that anything is held of, by URI; without those of URIs too long to be written down on disk.
+    #[must_use]
+    pub fn held_files(&self) -> Vec<HeldFile> {
+        let keys = self.engine.pages.files().into_iter().chain(self.engine.chunks.files());
+        let files: HashMap<FileId, FileKey> = keys.map(|key| (key.id(), key)).collect();
+        let mut held: Vec<_> = files.into_values().map(|key| self.held_file(key)).collect();
+        held.retain(|file| file.raw_bytes + file.decoded_bytes > 0);
+        held.sort_by(|a, b| a.key.uri.cmp(&b.key.uri));
+        held
+    }
+
+    /// What is held of a file version.
+    #[must_use]
+    pub fn held_file(&self, key: FileKey) -> HeldFile {
+        let id = key.id();
+        HeldFile {
+            key,
+            raw_bytes: self.engine.pages.held_bytes(id),
+            decoded_bytes: self.engine.chunks.held(id).iter().map(|(_, bytes)| bytes).sum(),
+        }
+    }
+
+    /// What is held of each column of a file, in the file's order.
+    ///
+    /// # Errors
+    /// As [`Cache::footer`], which says where the columns are.
+    pub async fn held_columns(&self, file: &OpenFile) -> Result<Vec<HeldColumn>, ReadError> {
+        let footer = self.engine.footer(file).await?;
+        let mut decoded: HashMap<u32, u64> = HashMap::new();
+        for (key, bytes) in self.engine.chunks.held(file.key.id()) {
+            *decoded.entry(key.column).or_default() += bytes;
+        }
+        let groups = u32::try_from(footer.row_groups.len()).unwrap_or(u32::MAX);
+        let columns = footer.schema.fields().iter().enumerate().map(|(root, field)| {
+            let column = SelectedColumn::new(&footer.schema, root, field.data_type());
+            let (mut bytes, mut raw_bytes) = (0, 0);
+            for group in (0..groups).map(RowGroup) {
+                for (_, range) in leaf_ranges(&footer, group, std::iter::once(&column)) {
+                    bytes += range.end - range.start;
+                    raw_bytes += self.engine.pages.held_in(&file.key, &range);
+                }
+            }
+            let root = u32::try_from(root).unwrap_or(u32::MAX);
+            HeldColumn {
+                name: field.name().clone(),
+                bytes,
+                raw_bytes,
+                decoded_bytes: decoded.get(&root).copied().unwrap_or(0),
+            }
+        });
+        Ok(columns.collect())
+    }
+
+    /// Drops pages and chunks of one generation of a file. Those who read them now keep what they have.
+    pub async fn remove_file(&self, file: FileId) {
+        self.engine.chunks.remove_file(file);
+        self.engine.pages.remove_file(file).await;
+    }
+}

@@ -1,0 +1,227 @@
+//! Writing pages: which of them are wanted, room for them, and then bytes before slots before memory.
+
+use std::collections::hash_map::Entry;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::DiskPages;
+use super::account::Extent;
+use super::error::Trouble;
+use super::file::{CachedFile, Paths, Writer, extents_of};
+use super::folder::Operation;
+use super::health::{Event, FolderHealth};
+use super::place::{Candidate, choose};
+use super::presence::extent_of;
+use super::table::{Header, SLOT_BYTES, Slot, slot_offset};
+use crate::key::{FileKey, to_u64, to_usize};
+
+/// A file may be dropped while its pages are on the way; so often they are put in another try.
+const MAX_TRIES: usize = 4;
+
+/// Whole pages of a file, one after the other.
+struct Run<'a> {
+    pages: Range<u64>,
+    bytes: &'a [u8],
+}
+
+impl Run<'_> {
+    /// The bytes of some of the pages.
+    fn part(&self, file: &CachedFile, pages: Range<u64>) -> &[u8] {
+        let start = file.shape.offset(self.pages.start);
+        let at = |page| to_usize(file.shape.offset(page) - start);
+        &self.bytes[at(pages.start)..at(pages.end)]
+    }
+}
+
+impl DiskPages {
+    /// See [`DiskPages::put`].
+    pub(super) fn fill_pages(&self, key: &FileKey, first: u64, bytes: &Bytes) {
+        for _ in 0..MAX_TRIES {
+            let Some((file, _operation)) = self.file_for(key) else {
+                return;
+            };
+            let run = Run {
+                pages: first..file.shape.whole_until(first, to_u64(bytes.len())),
+                bytes,
+            };
+            let mut deferred = Vec::new();
+            let done = self.fill(&file, &run, &mut deferred);
+            self.evict(file.folder, deferred);
+            if done {
+                return;
+            }
+        }
+    }
+
+    /// The file, held or new, and leave to write in its folder.
+    fn file_for(&self, key: &FileKey) -> Option<(Arc<CachedFile>, Operation<'_>)> {
+        let id = key.id();
+        if let Some(file) = self.lookup(id) {
+            let operation = self.folders.get(file.folder)?.begin_write()?;
+            return Some((file, operation));
+        }
+        let header = Header::of(key)?;
+        let number = choose(id, &self.candidates())?;
+        let operation = self.folders.get(number)?.begin_write()?;
+        let new = Arc::new(CachedFile::new(self.next_serial(), number, header, self.page_size));
+        let other = match self.index.write().entry(id) {
+            Entry::Occupied(entry) => Arc::clone(entry.get()),
+            Entry::Vacant(entry) => {
+                entry.insert(Arc::clone(&new));
+                return Some((new, operation));
+            }
+        };
+        let operation = self.folders.get(other.folder)?.begin_write()?;
+        Some((other, operation))
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        let candidate = |(folder, of): (usize, &super::Folder)| {
+            let uuid = of.identity.lock().as_ref()?.uuid;
+            (of.state() == FolderHealth::Healthy).then(|| Candidate {
+                folder,
+                uuid,
+                capacity_bytes: of.account.lock().capacity_bytes(),
+            })
+        };
+        self.folders.iter().enumerate().filter_map(candidate).collect()
+    }
+
+    /// Keeps what is wanted of a run; `false` when the file was dropped before that.
+    fn fill(&self, file: &CachedFile, run: &Run<'_>, deferred: &mut Vec<Extent>) -> bool {
+        let mut writer = file.writer.lock();
+        if file.is_dead() {
+            return false;
+        }
+        let absent: Vec<_> = {
+            let presence = file.presence.read();
+            run.pages.clone().filter(|page| !presence.contains(*page)).collect()
+        };
+        let wanted = self.make_room(file, &mut writer, &absent, deferred);
+        if !wanted.is_empty() {
+            match self.write(file, &mut writer, run, &wanted) {
+                Ok(()) => self.note(file.folder, Event::Good),
+                Err(error) => {
+                    self.settle(file, &extents_of(&wanted));
+                    self.failed(file.folder, "write pages", &error);
+                    // Somebody removed its files; another put makes them anew.
+                    if Trouble::of(&error) == Trouble::Missing && !file.is_dead() {
+                        self.discard(file, &mut writer);
+                    }
+                }
+            }
+        }
+        self.drop_if_empty(file, &mut writer);
+        true
+    }
+
+    /// Asks the policy about the pages, and drops what has to go for them. What is of another file that is being
+    /// written in this moment is left for later. The pages to write.
+    fn make_room(
+        &self,
+        file: &CachedFile,
+        writer: &mut Writer,
+        absent: &[u64],
+        deferred: &mut Vec<Extent>,
+    ) -> Vec<u64> {
+        let (mut wanted, mut victims) = self.admit(file, absent);
+        loop {
+            for victim in victims {
+                if victim.file == file.id() {
+                    wanted.retain(|page| extent_of(*page) != victim.index);
+                }
+                if !self.try_evict(file, writer, victim) {
+                    deferred.push(victim);
+                }
+            }
+            // Dropping pages of this file may have given back parts of its table that the others need.
+            let tables = writer.charge(&wanted);
+            if tables == 0 {
+                return wanted;
+            }
+            let Some(mut account) = self.account_of(file) else {
+                return Vec::new();
+            };
+            victims = account.charge_tables(tables);
+        }
+    }
+
+    /// The pages that are admitted, and what is evicted for them.
+    fn admit(&self, file: &CachedFile, absent: &[u64]) -> (Vec<u64>, Vec<Extent>) {
+        let now = self.now();
+        let (mut wanted, mut victims) = (Vec::new(), Vec::new());
+        let Some(mut account) = self.account_of(file) else {
+            return (wanted, victims);
+        };
+        for pages in absent.chunk_by(|a, b| extent_of(*a) == extent_of(*b)) {
+            let bytes = pages.iter().map(|page| file.shape.allocated(*page)).sum();
+            let extent = file.extent(extent_of(pages[0]));
+            let (admitted, evicted) = account.admit(extent, bytes, now);
+            victims.extend(evicted);
+            if admitted {
+                wanted.extend(pages);
+            }
+        }
+        (wanted, victims)
+    }
+
+    fn write(&self, file: &CachedFile, writer: &mut Writer, run: &Run<'_>, wanted: &[u64]) -> io::Result<()> {
+        self.create(file, writer)?;
+        for pages in wanted.chunk_by(|a, b| a + 1 == *b) {
+            let pages = pages[0]..pages[pages.len() - 1] + 1;
+            self.write_part(file, pages.clone(), run.part(file, pages))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the two files. The table first: where files of this name are left from before, the old slots are gone
+    /// before the old bytes are.
+    fn create(&self, file: &CachedFile, writer: &mut Writer) -> io::Result<()> {
+        if writer.created {
+            return Ok(());
+        }
+        let paths = Paths::of(&self.folder_of(file).path, file.id());
+        self.fs().create_dir(&paths.shard)?;
+        let header = file.header.encode(self.page_size);
+        let named = self
+            .fs()
+            .create(&paths.unnamed, &header)
+            .and_then(|()| self.fs().rename(&paths.unnamed, &paths.table));
+        if let Err(error) = named {
+            // What is left of it is removed at the next start otherwise.
+            let _ = self.fs().remove(&paths.unnamed);
+            return Err(error);
+        }
+        writer.created = true;
+        self.fs().create(&paths.data, &[])
+    }
+
+    /// Pages that follow one another: their bytes, then their slots, and then they are held.
+    fn write_part(&self, file: &CachedFile, pages: Range<u64>, bytes: &[u8]) -> io::Result<()> {
+        let open = self.open_files(file)?;
+        let mut slots = Vec::with_capacity(to_usize((pages.end - pages.start) * SLOT_BYTES));
+        let mut rest = bytes;
+        for page in pages.clone() {
+            let (of_page, after) = rest.split_at(to_usize(file.shape.length(page)));
+            Slot::write(&mut slots, file.id(), page, of_page);
+            rest = after;
+        }
+        let written = self
+            .fs()
+            .write_at(&open.data, file.shape.offset(pages.start), bytes)
+            .and_then(|()| self.fs().write_at(&open.table, slot_offset(pages.start), &slots));
+        if let Err(error) = written {
+            // A part of it may have been written, and takes space. It is not held, so this may as well fail.
+            let _ = self.free(&open, file, pages);
+            return Err(error);
+        }
+        let mut presence = file.presence.write();
+        for page in pages {
+            presence.insert(page);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,309 @@
+//! Pages on disk: raw bytes of files, in pages of one size, by file version, in folders that each have a capacity.
+//!
+//! ```text
+//! DiskPages ─ get ── read ──┐                ┌─ table, superblock   bytes on disk (FORMAT.md)
+//!     ├──── put ── fill ────┼─ CachedFile ───┼─ presence            which pages are held
+//!     ├─ remove ── drop ────┤  (file)        └─ handles             open files
+//!     ├─── open ── recover ─┤
+//!     └ maintain ── upkeep ─┴─ Folder ──────── account, policy, health, place
+//! ```
+//! It never fails towards its reader: what cannot be kept or read back is a miss, and a metric. Each file version is two
+//! files in one folder: its pages at their natural offsets in a sparse file, and a table with a slot for each page. The
+//! bytes are written before the slot that vouches for them, the slot is cleared before the bytes are freed, and every
+//! read checks the bytes against their slot. Nothing is synced: a process that dies keeps the order, and what a power
+//! loss leaves behind does not check.
+//!
+//! # Threads
+//! Reads take no lock while they read. A page that does not check may have been dropped in that moment, so it is read
+//! once more with the file's writer lock held: only if it is held then, and still does not check, is it damaged.
+//!
+//! Lock order: a file's `writer`, then any one of the others (a file's `presence`, a folder's `account`, `health` or
+//! `identity`, the index, the handles), which are never held together nor during I/O. No thread waits for a file's
+//! `writer` while it has another's: an eviction that would have to wait is done after its cause.
+//!
+//! # Why this, and why not that
+//! Why one sparse file and not a file a page: contiguous pages are one read, a file version is freed by two unlinks, and
+//! pages can be small. Why extents of 16 pages are evicted and not single ones: a policy over 16 million pages takes
+//! more memory than the pages' tables, and a hole of 1 MiB is what disks free well. Why the kernel's page cache is used:
+//! it is the memory tier of these pages.
+//!
+//! Linux only: holes are punched by `fallocate`.
+
+mod account;
+mod error;
+mod file;
+mod fill;
+mod folder;
+mod fs;
+mod handles;
+mod health;
+mod open;
+mod place;
+mod presence;
+mod read;
+mod recover;
+mod remove;
+mod superblock;
+mod table;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use parking_lot::{MutexGuard, RwLock};
+
+use self::account::Account;
+pub use self::error::DiskError;
+use self::file::CachedFile;
+use self::folder::Folder;
+use self::fs::{FileSystem, LocalFs};
+use self::handles::Handles;
+pub use self::health::FolderHealth;
+use crate::key::{FileId, FileKey, PageIndex};
+
+/// So many file versions are kept open, two files each.
+const MAX_OPEN_FILES: usize = 1024;
+
+/// Where pages are kept on disk, and how large they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// The folders; at least one.
+    pub folders: Vec<FolderConfig>,
+    /// One page, in bytes: a multiple of 4096, at most 1 GiB. Default 64 KiB. Folders of another size begin empty.
+    pub page_size_bytes: u64,
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self {
+            folders: Vec::new(),
+            page_size_bytes: 64 << 10,
+        }
+    }
+}
+
+/// One folder of a disk cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderConfig {
+    /// The folder, made if it is not there. It must be empty, or a cache folder already.
+    pub path: PathBuf,
+    /// How many bytes may be held there, tables included, as the file system allocates them. 0 keeps nothing.
+    pub capacity_bytes: u64,
+}
+
+/// Pages on disk. Every method may be called from any thread at once; those that say so block on the disk.
+pub struct DiskPages {
+    page_size: u64,
+    folders: Vec<Folder>,
+    index: RwLock<HashMap<FileId, Arc<CachedFile>>>,
+    handles: Handles,
+    serials: AtomicU64,
+    outside: Outside,
+}
+
+/// What of one file version is held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// How many pages.
+    pub pages: u64,
+    /// How many bytes of the file they are.
+    pub bytes: u64,
+}
+
+/// A file version that pages are held of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldFile {
+    /// Its id.
+    pub id: FileId,
+    /// Its URI; `None` where that is too long for the table (over 3 KB).
+    pub uri: Option<Arc<str>>,
+    /// xxh3-128 of the URI.
+    pub uri_hash: u128,
+    /// Its generation, as text.
+    pub generation: Arc<str>,
+    /// The whole file's length, in bytes.
+    pub size: u64,
+    /// What of it is held.
+    pub held: Held,
+    /// The number of the folder that holds it.
+    pub folder: usize,
+}
+
+/// How a folder is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderStatus {
+    /// Where it is, without symbolic links.
+    pub path: PathBuf,
+    /// How many bytes it may hold.
+    pub capacity_bytes: u64,
+    /// How many it holds, tables included, as the file system allocates them.
+    pub held_bytes: u64,
+    /// Whether it is used.
+    pub health: FolderHealth,
+    /// The last thing that went wrong, for people to read. It is forgotten when a folder recovers.
+    pub error: Option<String>,
+    /// How many pages did not check since the store was opened.
+    pub checksum_failures: u64,
+}
+
+/// What a store takes from outside. A test brings its own.
+#[derive(Clone)]
+struct Outside {
+    fs: Arc<dyn FileSystem>,
+    clock: Arc<dyn Fn() -> Instant + Send + Sync>,
+    max_open_files: usize,
+}
+
+impl DiskPages {
+    /// Opens the folders, and finds what they hold. A folder on a broken disk is left out, and tried again by
+    /// [`DiskPages::maintain`]. Blocks, about a second for a terabyte of 64 KiB pages.
+    ///
+    /// # Errors
+    /// Settings that cannot be: no folder, a page size that does not fit; a folder that is named twice, in use by
+    /// another process, not empty and not ours, read-only, or that cannot be made.
+    pub fn open(config: &DiskConfig) -> Result<Self, DiskError> {
+        let outside = Outside {
+            fs: Arc::new(LocalFs),
+            clock: Arc::new(Instant::now),
+            max_open_files: MAX_OPEN_FILES,
+        };
+        Self::open_with(config, outside)
+    }
+
+    /// Reads those of these pages of a file version (in ascending order) that are held, in runs: the first page of each,
+    /// and the bytes of all of it, which are one read. Blocks.
+    #[must_use]
+    pub fn get(&self, file: FileId, pages: &[PageIndex]) -> Vec<(PageIndex, Bytes)> {
+        self.read_pages(file, pages)
+    }
+
+    /// Whether a page is held, by what is in memory. It may be gone when it is asked for.
+    #[must_use]
+    pub fn contains(&self, file: FileId, page: PageIndex) -> bool {
+        self.lookup(file)
+            .is_some_and(|file| file.presence.read().contains(page.0))
+    }
+
+    /// Offers the bytes of a file version from a page on. Whole pages of it are kept (the last page of a file ends where
+    /// the file does), as the policy decides; pages that are held are not written again. Blocks.
+    pub fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes) {
+        self.fill_pages(file, first.0, run);
+    }
+
+    /// Drops a file version, and returns how many bytes of the file were held. Blocks.
+    pub fn remove_file(&self, file: FileId) -> u64 {
+        self.drop_file(file)
+    }
+
+    /// Drops pages of a file version, and returns how many bytes of the file they were. Blocks.
+    pub fn remove_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64 {
+        self.drop_pages(file, pages.start.0..pages.end.0)
+    }
+
+    /// What of a file version is held.
+    #[must_use]
+    pub fn held(&self, file: FileId) -> Held {
+        self.lookup(file).map(|file| held_of(&file)).unwrap_or_default()
+    }
+
+    /// The file versions that pages are held of, in no order.
+    #[must_use]
+    pub fn files(&self) -> Vec<HeldFile> {
+        let files: Vec<_> = self.index.read().values().cloned().collect();
+        let described = files.iter().map(|file| HeldFile {
+            id: file.id(),
+            uri: file.header.uri.clone(),
+            uri_hash: file.header.uri_hash,
+            generation: Arc::clone(&file.header.generation),
+            size: file.header.size,
+            held: held_of(file),
+            folder: file.folder,
+        });
+        described.filter(|file| file.held.pages > 0).collect()
+    }
+
+    /// How many bytes all folders hold, tables included, as the file systems allocate them.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.folders
+            .iter()
+            .map(|folder| folder.account.lock().held_bytes())
+            .sum()
+    }
+
+    /// Sets how many bytes a folder may hold, by its number in the settings, and evicts what is beyond. A number that
+    /// no folder has changes nothing. Blocks.
+    pub fn set_capacity(&self, folder: usize, capacity_bytes: u64) {
+        let Some(of) = self.folders.get(folder) else {
+            return;
+        };
+        let evicted = of.account.lock().set_capacity(capacity_bytes);
+        self.evict(folder, evicted);
+    }
+
+    /// The folders, in the order of the settings.
+    #[must_use]
+    pub fn folders(&self) -> Vec<FolderStatus> {
+        let status = |folder: &Folder| {
+            let (capacity_bytes, held_bytes) = {
+                let account = folder.account.lock();
+                (account.capacity_bytes(), account.held_bytes())
+            };
+            FolderStatus {
+                path: folder.path.clone(),
+                capacity_bytes,
+                held_bytes,
+                health: folder.state(),
+                error: folder.last_error.lock().clone(),
+                checksum_failures: folder.checksum_failures.load(Ordering::Relaxed),
+            }
+        };
+        self.folders.iter().map(status).collect()
+    }
+
+    /// What time brings: folders that are gone are noticed, unstable ones are probed and given up after half an hour,
+    /// and those that were given up are probed and taken back. To be called about once a second. Blocks, also for long
+    /// when a disk hangs, so it belongs on a thread of its own.
+    pub fn maintain(&self) {
+        self.keep_up();
+    }
+
+    fn lookup(&self, file: FileId) -> Option<Arc<CachedFile>> {
+        self.index.read().get(&file).cloned()
+    }
+
+    fn folder_of(&self, file: &CachedFile) -> &Folder {
+        // A file is made with the number of one of these folders, and their list never changes.
+        &self.folders[file.folder]
+    }
+
+    /// The account that a file is in; none of a file that is dropped. A folder that goes out kills its files before its
+    /// account begins anew, so whoever was at work on one of them adds nothing to that.
+    fn account_of(&self, file: &CachedFile) -> Option<MutexGuard<'_, Account>> {
+        let account = self.folder_of(file).account.lock();
+        (!file.is_dead()).then_some(account)
+    }
+
+    fn now(&self) -> Instant {
+        (self.outside.clock)()
+    }
+
+    fn fs(&self) -> &dyn FileSystem {
+        self.outside.fs.as_ref()
+    }
+}
+
+fn held_of(file: &CachedFile) -> Held {
+    // One after the other: the lock is not to be taken twice by one thread, not even to read.
+    let pages = file.presence.read().pages();
+    let bytes = file.bytes();
+    Held { pages, bytes }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! What the cache holds of the namespace: told, freed, and dropped when the data has changed.
+//!
+//! The cache knows files by their URIs; what is held of a path are the files whose URI the mounts place below it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use jetbridge_cache::{Cache, HeldColumn, HeldFile};
+use jetbridge_catalog::mount::MountTable;
+use jetbridge_catalog::path::NsPath;
+use jetbridge_catalog::uri::UfsUri;
+
+use crate::dataset::Dataset;
+use crate::error::ServiceError;
+use crate::node::Node;
+
+/// A held file version and its place in the namespace.
+#[derive(Debug)]
+pub struct Placed {
+    /// Where the namespace has the file.
+    pub path: NsPath,
+    /// What is held.
+    pub file: HeldFile,
+}
+
+/// What the cache holds of a path.
+#[derive(Debug)]
+pub struct Contents {
+    /// What was asked about.
+    pub path: NsPath,
+    /// The dataset that the path reads as; none where it is not one.
+    pub dataset: Option<Arc<Dataset>>,
+    /// What is held, generations that have been overwritten too, by path.
+    pub held: Vec<Placed>,
+}
+
+impl Contents {
+    /// Whether a held file is what the dataset has now; also where there is no dataset to compare with.
+    #[must_use]
+    pub fn is_current(&self, placed: &Placed) -> bool {
+        let Some(dataset) = &self.dataset else { return true };
+        let found = dataset.files.binary_search_by(|file| file.path.cmp(&placed.path));
+        found.is_ok_and(|at| dataset.files[at].open.key == placed.file.key)
+    }
+}
+
+/// What the cache holds of a path.
+///
+/// # Errors
+/// NOT_FOUND for a path without storage; storage errors.
+pub async fn of(node: &Node, path: &NsPath) -> Result<Contents, ServiceError> {
+    let dataset = match node.datasets.get(path).await {
+        Ok(dataset) => Some(dataset),
+        // What is no dataset, or cannot be read as one now, may still be cached in part.
+        Err(_) => {
+            node.datasets.tree().place(path).await?;
+            None
+        }
+    };
+    Ok(Contents {
+        path: path.clone(),
+        dataset,
+        held: held_below(&node.cache, &node.namespace.table(), path),
+    })
+}
+
+/// What is held of each column of a dataset, summed over its files.
+///
+/// # Errors
+/// As the files' footers.
+pub async fn columns(cache: &Cache, dataset: &Dataset) -> Result<Vec<HeldColumn>, ServiceError> {
+    let mut sums: Vec<HeldColumn> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for file in &dataset.files {
+        for column in cache.held_columns(&file.open).await? {
+            let at = *places.entry(column.name.clone()).or_insert(sums.len());
+            match sums.get_mut(at) {
+                None => sums.push(column),
+                Some(sum) => {
+                    sum.bytes += column.bytes;
+                    sum.raw_bytes += column.raw_bytes;
+                    sum.decoded_bytes += column.decoded_bytes;
+                }
+            }
+        }
+    }
+    Ok(sums)
+}
+
+/// Drops what is held of files that a dataset no longer has, or has in another generation.
+pub async fn drop_outdated(cache: &Cache, table: &MountTable, dataset: &Dataset) {
+    let current: HashMap<_, _> = dataset
+        .files
+        .iter()
+        .map(|file| (&file.path, file.open.key.id()))
+        .collect();
+    for placed in held_below(cache, table, &dataset.path) {
+        let id = placed.file.key.id();
+        if current.get(&placed.path) != Some(&id) {
+            tracing::debug!(path = %placed.path, generation = %placed.file.key.generation, "dropped an outdated file");
+            cache.remove_file(id).await;
+        }
+    }
+}
+
+fn held_below(cache: &Cache, table: &MountTable, path: &NsPath) -> Vec<Placed> {
+    let placed = cache.held_files().into_iter().filter_map(|file| {
+        let uri = UfsUri::parse(&file.key.uri).ok()?;
+        let at = table.resolve_uri(&uri)?;
+        at.strip_prefix(path).is_some().then_some(Placed { path: at, file })
+    });
+    let mut placed: Vec<_> = placed.collect();
+    placed.sort_by(|a, b| a.path.cmp(&b.path));
+    placed
+}
