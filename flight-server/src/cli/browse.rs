@@ -31,7 +31,7 @@ pub(super) struct LsArgs {
 
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  jetbridge stat /lake/trips\n  jetbridge stat /lake/trips --by column\n  jetbridge stat /lake/trips/part-0.parquet -o json"
+    after_help = "Examples:\n  jetbridge stat /lake/trips\n  jetbridge stat /lake/trips --by column\n  jetbridge stat /t -o json"
 )]
 pub(super) struct StatArgs {
     /// Namespace path, or a mounted URI

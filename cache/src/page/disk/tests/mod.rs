@@ -64,11 +64,10 @@ fn put_pages(store: &DiskPages, key: &FileKey, pages: Range<u64>) {
 fn got(store: &DiskPages, file: FileId, asked: &[PageIndex]) -> Vec<Option<Bytes>> {
     let runs = store.get(file, asked);
     let page = |page: &PageIndex| {
-        let held = runs.iter().find_map(|(first, bytes)| {
+        runs.iter().find_map(|(first, bytes)| {
             let at = to_usize(page.0.checked_sub(first.0)?.checked_mul(store.page_size)?);
             (at < bytes.len()).then(|| bytes.slice(at..(at + to_usize(store.page_size)).min(bytes.len())))
-        });
-        held
+        })
     };
     asked.iter().map(page).collect()
 }
