@@ -47,6 +47,11 @@ pub(crate) fn read_bytes(source: Source, bytes: u64) {
         .increment(bytes);
 }
 
+/// Counts bytes that were fetched and not kept, since too many waited to be written.
+pub(crate) fn unkept(bytes: u64) {
+    metrics::counter!("jetbridge_cache_unkept_bytes_total", "tier" => Tier::Page.as_str()).increment(bytes);
+}
+
 /// Counts what was dropped: `capacity` for others of the tier, `budget` for scans, `removed` by request.
 pub(crate) fn evictions(tier: Tier, reason: &'static str, entries: usize) {
     let entries = u64::try_from(entries).unwrap_or(u64::MAX);

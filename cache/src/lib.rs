@@ -126,7 +126,7 @@ pub struct CacheUsage {
 const CHUNK_SHARE: u64 = 2;
 /// Raw pages in memory may take one part in this many.
 const PAGE_SHARE: u64 = 4;
-/// Loads from storage that are under way have one part in this many, set aside.
+/// Loads from storage that are under way have one part in this many, set aside, and so have pages on their way to disk.
 const LOAD_SHARE: u64 = 8;
 /// One scan may hold one part in this many ahead of its reader, so that a few stalled readers do not hold it all.
 const SCAN_SHARE: u64 = 8;
@@ -175,8 +175,10 @@ impl Cache {
         let chunks = ChunkTier::new(config.memory_bytes / CHUNK_SHARE, budget.clone());
         budget.register(Arc::new(chunks.clone()));
         let room_bytes = config.page.max_inflight_bytes.min(config.memory_bytes / LOAD_SHARE);
+        let unwritten_bytes = config.page.max_unwritten_bytes.min(config.memory_bytes / LOAD_SHARE);
         let page = PageConfig {
             max_inflight_bytes: room_bytes,
+            max_unwritten_bytes: unwritten_bytes,
             ..config.page
         };
         let store = folders::open(&config.folders, page.page_size_bytes)?;
@@ -198,7 +200,7 @@ impl Cache {
             poison: Poison::new(),
             pool: CpuPool::new(config.decode_threads)?,
             read_ahead_bytes: config.read_ahead_bytes.min(config.memory_bytes / SCAN_SHARE),
-            _loads: budget.take_free(room_bytes, Purpose::Scans),
+            _loads: budget.take_free(room_bytes + unwritten_bytes, Purpose::Scans),
             budget,
         };
         Ok(Self {

@@ -225,6 +225,71 @@ async fn ranges_outside_the_file_are_refused() {
     f.read(&[100..100, 0..100]).await;
 }
 
+/// A store on a disk that does not answer until it is told to.
+#[derive(Default)]
+struct Stuck {
+    gate: Mutex<()>,
+    kept: Mutex<u64>,
+}
+
+impl PageStore for Stuck {
+    fn get(&self, _: FileId, _: &[PageIndex]) -> Vec<(PageIndex, Bytes)> {
+        Vec::new()
+    }
+
+    fn contains(&self, _: FileId, _: PageIndex) -> bool {
+        false
+    }
+
+    fn put(&self, _: &FileKey, _: PageIndex, run: &Bytes) {
+        let _open = self.gate.lock();
+        *self.kept.lock() += crate::key::to_u64(run.len());
+    }
+
+    fn remove_file(&self, _: FileId) -> u64 {
+        0
+    }
+
+    fn held_bytes(&self, _: FileId) -> u64 {
+        0
+    }
+
+    fn files(&self) -> Vec<FileKey> {
+        Vec::new()
+    }
+
+    fn bytes(&self) -> u64 {
+        *self.kept.lock()
+    }
+
+    fn source(&self) -> Source {
+        Source::Disk
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_slows_no_read() {
+    let stuck = Arc::new(Stuck::default());
+    let closed = stuck.gate.lock();
+    let narrow = PageConfig {
+        max_inflight_bytes: 2 << 10,
+        max_unwritten_bytes: 2 << 10,
+        ..config()
+    };
+    let f = fixture(10_000, Arc::clone(&stuck) as Arc<dyn PageStore>, narrow).await;
+    // Ten runs, of which two may wait for the disk.
+    assert_eq!(f.read(&[0..10_000]).await, Source::Store);
+    drop(closed);
+    while stuck.bytes() < 2_000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(f.fetched().len(), 10);
+}
+
 #[tokio::test]
 async fn a_hundred_readers_make_one_request() {
     for pages in [

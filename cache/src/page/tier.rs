@@ -11,8 +11,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future;
-use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::PageStore;
 use super::reading::Reading;
@@ -44,6 +43,9 @@ pub struct PageConfig {
     pub max_run_bytes: u64,
     /// Loads in flight, all together; further ones wait. A load larger than this goes alone. Default 256 MiB.
     pub max_inflight_bytes: u64,
+    /// Bytes that wait to be kept; what comes while so many do is not kept, so that a slow disk slows no read. Default
+    /// 256 MiB.
+    pub max_unwritten_bytes: u64,
     /// The largest file that is read whole because its store gives no strong generation. Default 1 GiB.
     pub max_whole_file_bytes: u64,
 }
@@ -55,6 +57,7 @@ impl Default for PageConfig {
             max_gap_bytes: 1 << 20,
             max_run_bytes: 16 << 20,
             max_inflight_bytes: 256 << 20,
+            max_unwritten_bytes: 256 << 20,
             max_whole_file_bytes: 1 << 30,
         }
     }
@@ -68,9 +71,29 @@ struct Inner {
     store: Arc<dyn PageStore>,
     config: PageConfig,
     flights: Flights<(FileId, PageIndex), Landed>,
-    /// Room for loads in flight, in KiB.
-    room: Arc<Semaphore>,
-    room_kib: u32,
+    in_flight: Room,
+    unwritten: Room,
+}
+
+/// Room for some bytes; they are counted in KiB.
+struct Room {
+    free: Semaphore,
+    all_kib: u32,
+}
+
+impl Room {
+    fn new(bytes: u64) -> Self {
+        let all_kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX).max(1);
+        let free = Semaphore::new(to_usize(u64::from(all_kib)).min(Semaphore::MAX_PERMITS));
+        Self { free, all_kib }
+    }
+
+    /// Permits for so many bytes; what is larger than the room takes all of it.
+    fn share(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(1024))
+            .unwrap_or(u32::MAX)
+            .min(self.all_kib)
+    }
 }
 
 /// What a load brings.
@@ -82,9 +105,6 @@ struct Run {
     /// Where in the file they begin.
     offset: u64,
     bytes: Bytes,
-    /// Its share of the room for loads, given back when its pages have been kept; readers may hold the bytes for longer, and
-    /// wait for others meanwhile.
-    room: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// How often a read asks the store of pages again for what was held when it looked and gone when it took; after that, it
@@ -96,16 +116,12 @@ impl PageTier {
     #[must_use]
     pub fn new(store: Arc<dyn PageStore>, mut config: PageConfig) -> Self {
         config.page_size_bytes = config.page_size_bytes.max(1);
-        let room_kib = u32::try_from(config.max_inflight_bytes.div_ceil(1024))
-            .unwrap_or(u32::MAX)
-            .max(1);
-        let room = Semaphore::new(to_usize(u64::from(room_kib)).min(Semaphore::MAX_PERMITS));
         Self(Arc::new(Inner {
+            in_flight: Room::new(config.max_inflight_bytes),
+            unwritten: Room::new(config.max_unwritten_bytes),
             store,
             config,
             flights: Flights::default(),
-            room: Arc::new(room),
-            room_kib,
         }))
     }
 
@@ -286,26 +302,22 @@ impl Inner {
     }
 
     async fn load(self: Arc<Self>, file: OpenFile, bytes: Range<u64>) -> Landed {
-        let kib = u32::try_from((bytes.end - bytes.start).div_ceil(1024)).unwrap_or(u32::MAX);
         // An error would mean that the semaphore was closed, which nobody does.
-        let room = Arc::clone(&self.room)
-            .acquire_many_owned(kib.min(self.room_kib))
-            .await
-            .ok();
+        let room = &self.in_flight;
+        let _share = room.free.acquire_many(room.share(bytes.end - bytes.start)).await.ok();
         let offset = bytes.start;
         let bytes = file.ufs.get_range(&file.path, &file.key, bytes).await?;
         counters::read_bytes(Source::Store, to_u64(bytes.len()));
-        Ok(Arc::new(Run {
-            offset,
-            bytes,
-            room: Mutex::new(room),
-        }))
+        Ok(Arc::new(Run { offset, bytes }))
     }
 
     /// Offers what landed to the store of pages.
     async fn keep(self: Arc<Self>, file: FileKey, landed: Landed) {
         let Ok(run) = landed else { return };
-        let _room = run.room.lock().take();
+        let share = self.unwritten.share(to_u64(run.bytes.len()));
+        let Ok(_share) = self.unwritten.free.try_acquire_many(share) else {
+            return counters::unkept(to_u64(run.bytes.len()));
+        };
         let first = PageIndex(run.offset / self.config.page_size_bytes);
         let store = Arc::clone(&self.store);
         self.unblocked(move || store.put(&file, first, &run.bytes)).await;
