@@ -49,6 +49,19 @@ impl Adapter {
         Self { schema, origins }
     }
 
+    /// Whether columns of these types (none for one that is not there) are passed on as they are, so that a batch costs
+    /// next to nothing.
+    pub(crate) fn passes(&self, decoded: &[Option<&DataType>]) -> bool {
+        self.schema
+            .fields()
+            .iter()
+            .zip(&self.origins)
+            .all(|(field, origin)| match origin {
+                Origin::Decoded(at) => decoded.get(*at).is_some_and(|have| *have == Some(field.data_type())),
+                Origin::Constant(_) | Origin::Missing => false,
+            })
+    }
+
     /// Makes a batch of `rows` rows.
     pub(crate) fn batch(&self, decoded: &[ArrayRef], rows: usize) -> Result<RecordBatch, Misfit> {
         let columns = self.schema.fields().iter().zip(&self.origins).map(|(field, origin)| {

@@ -1,8 +1,9 @@
 //! The byte budget of a worker: one number for all that it holds in memory.
 //!
 //! ```text
-//! capacity = pages in memory + decoded chunks + loads and windows of scans + bytes queued to clients + free
+//! capacity = pages in memory + decoded chunks + raw bytes and windows of scans + bytes queued to clients + free
 //! ```
+//! What loads from storage take at most is set aside beforehand, and no part of the capacity.
 //! Whoever takes memory that lasts, or much of it, reserves it first. A reservation that does not fit makes the caches
 //! give way, in the order in which they registered: decoded chunks first, since decoding them again costs less than
 //! fetching pages again. What even then does not fit waits for others to end, for a bounded time.
@@ -63,7 +64,9 @@ impl Purpose {
 #[non_exhaustive]
 pub enum BudgetError {
     /// More than there is in all.
-    #[error("{wanted_bytes} bytes are needed at once, and the memory budget is {capacity_bytes}; raise `memory`")]
+    #[error(
+        "{wanted_bytes} bytes are needed at once, and the memory budget has {capacity_bytes} for that; raise `memory`"
+    )]
     TooLarge {
         /// How much was asked for.
         wanted_bytes: u64,
@@ -190,10 +193,7 @@ impl Budget {
     /// [`BudgetError::TooLarge`] for more than the whole budget, [`BudgetError::Busy`] after 30 s.
     pub async fn reserve(&self, bytes: u64, purpose: Purpose) -> Result<Reservation, BudgetError> {
         if bytes > self.0.capacity_bytes {
-            return Err(BudgetError::TooLarge {
-                wanted_bytes: bytes,
-                capacity_bytes: self.0.capacity_bytes,
-            });
+            return Err(self.refusal(bytes));
         }
         let waited = tokio::time::timeout(self.0.patience, self.wait(bytes, purpose)).await;
         waited.map_err(|_| BudgetError::Busy {
@@ -201,6 +201,24 @@ impl Budget {
             capacity_bytes: self.0.capacity_bytes,
             waited: self.0.patience,
         })
+    }
+
+    /// Why [`Budget::take`] gave nothing.
+    #[must_use]
+    pub fn refusal(&self, bytes: u64) -> BudgetError {
+        let capacity_bytes = self.0.capacity_bytes;
+        if bytes > capacity_bytes {
+            BudgetError::TooLarge {
+                wanted_bytes: bytes,
+                capacity_bytes,
+            }
+        } else {
+            BudgetError::Busy {
+                wanted_bytes: bytes,
+                capacity_bytes,
+                waited: Duration::ZERO,
+            }
+        }
     }
 
     async fn wait(&self, bytes: u64, purpose: Purpose) -> Reservation {

@@ -1,6 +1,7 @@
 //! What the tiers hold of which files, and letting go of it. Nothing here reads, touches or loads anything.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use crate::Cache;
 use crate::decode::SelectedColumn;
@@ -14,6 +15,8 @@ use crate::scan::leaf_ranges;
 pub struct HeldFile {
     /// Which file, in which generation.
     pub key: FileKey,
+    /// When the first of it came.
+    pub since: SystemTime,
     /// Bytes of it held as raw pages.
     pub raw_bytes: u64,
     /// Bytes of its columns held decoded.
@@ -49,7 +52,9 @@ impl Cache {
     #[must_use]
     pub fn held_file(&self, key: FileKey) -> HeldFile {
         let id = key.id();
+        let since = [self.engine.pages.held_since(id), self.engine.chunks.held_since(id)];
         HeldFile {
+            since: since.into_iter().flatten().min().unwrap_or_else(SystemTime::now),
             key,
             raw_bytes: self.engine.pages.held_bytes(id),
             decoded_bytes: self.engine.chunks.held(id).iter().map(|(_, bytes)| bytes).sum(),

@@ -1,8 +1,13 @@
-//! The numbers that the tiers are watched by, each name in one place. No label holds a path or a mount: their number must
-//! not grow with the data.
+//! The numbers that the tiers are watched by, each name in one place. No label holds a path: their number must not grow
+//! with the data. A mount is named by its id ([`crate::ufs::Ufs::mount_id`]).
 //!
 //! Every lookup of a page or a chunk is a hit or a miss; a miss that found its load under way already is counted as
-//! coalesced as well. Rates follow: hits by lookups, and loads by misses less coalesced.
+//! coalesced as well. Rates follow: hits by lookups, and loads by misses less coalesced. The same in bytes: of pages as
+//! they lie in their files, of chunks decoded (what a miss will have is the footer's guess).
+
+use std::sync::Arc;
+
+use metrics::SharedString;
 
 use crate::key::Source;
 
@@ -22,22 +27,62 @@ impl Tier {
     }
 }
 
-/// Lookups of one request, in pages or chunks.
+/// Pages or chunks, and their bytes.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Tally {
+    pub(crate) entries: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Tally {
+    /// One more.
+    pub(crate) fn add(&mut self, bytes: u64) {
+        self.entries += 1;
+        self.bytes += bytes;
+    }
+
+    fn count(self, name: &'static str, name_in_bytes: &'static str, tier: Tier, mount: &Arc<str>) {
+        let labels = [
+            ("tier", SharedString::const_str(tier.as_str())),
+            ("mount", SharedString::from(Arc::clone(mount))),
+        ];
+        metrics::counter!(name, &labels).increment(self.entries);
+        metrics::counter!(name_in_bytes, &labels).increment(self.bytes);
+    }
+}
+
+/// Lookups of one request.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Lookups {
-    pub(crate) hits: u64,
+    pub(crate) hits: Tally,
     /// Those included that were coalesced.
-    pub(crate) misses: u64,
-    pub(crate) coalesced: u64,
+    pub(crate) misses: Tally,
+    pub(crate) coalesced: Tally,
 }
 
 impl Lookups {
-    /// Counts them for a tier.
-    pub(crate) fn count(self, tier: Tier) {
-        let tier = tier.as_str();
-        metrics::counter!("jetbridge_cache_hits_total", "tier" => tier).increment(self.hits);
-        metrics::counter!("jetbridge_cache_misses_total", "tier" => tier).increment(self.misses);
-        metrics::counter!("jetbridge_cache_coalesced_total", "tier" => tier).increment(self.coalesced);
+    /// Counts them for a tier and a mount.
+    pub(crate) fn count(self, tier: Tier, mount: &Arc<str>) {
+        let all = [
+            (
+                self.hits,
+                "jetbridge_cache_hits_total",
+                "jetbridge_cache_hit_bytes_total",
+            ),
+            (
+                self.misses,
+                "jetbridge_cache_misses_total",
+                "jetbridge_cache_miss_bytes_total",
+            ),
+            (
+                self.coalesced,
+                "jetbridge_cache_coalesced_total",
+                "jetbridge_cache_coalesced_bytes_total",
+            ),
+        ];
+        for (tally, name, name_in_bytes) in all {
+            tally.count(name, name_in_bytes, tier, mount);
+        }
     }
 }
 
@@ -52,9 +97,15 @@ pub(crate) fn unkept(bytes: u64) {
     metrics::counter!("jetbridge_cache_unkept_bytes_total", "tier" => Tier::Page.as_str()).increment(bytes);
 }
 
-/// Counts what was dropped: `capacity` for others of the tier, `budget` for scans, `removed` by request.
+/// Counts chunks, pages in memory, or extents of pages on disk that were dropped: `capacity` for others of the tier,
+/// `budget` for scans, `quota` for a quota that was set anew, `removed` by request.
 pub(crate) fn evictions(tier: Tier, reason: &'static str, entries: usize) {
     let entries = u64::try_from(entries).unwrap_or(u64::MAX);
     metrics::counter!("jetbridge_cache_evictions_total", "tier" => tier.as_str(), "reason" => reason)
         .increment(entries);
+}
+
+/// Counts a file version that was dropped since its time was over.
+pub(crate) fn expired() {
+    metrics::counter!("jetbridge_cache_expired_files_total").increment(1);
 }

@@ -6,7 +6,9 @@
 //! show.
 //!
 //! A stride that turns out to be too long (more bytes of text than 32-bit offsets count, or far more than foretold) is
-//! decoded again in shorter ones: the footer's sizes are a hint, and some writers give none.
+//! decoded again in shorter ones: the footer's sizes are a hint, and some writers give none. Two encodings make much of
+//! little, so that a file of a few KB can be gigabytes of text: with a dictionary, no stride is longer than so many of its
+//! longest words as fit the limit; with shared prefixes, strides begin short and grow as their size allows.
 //!
 //! Why not the crate's readers over a whole file: they fetch as they decode, by ranges of their own choosing and
 //! without pinning the file's version.
@@ -21,6 +23,7 @@ use arrow::array::{
 use arrow::datatypes::{ByteViewType, DataType, FieldRef, Schema};
 use arrow::error::ArrowError;
 use bytes::Bytes;
+use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, RowGroups, RowSelection, RowSelector};
 use parquet::column::page::{PageIterator, PageReader};
 use parquet::errors::{ParquetError, Result as ParquetResult};
@@ -29,6 +32,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::dialect::leaves_of;
 use crate::footer::Footer;
+use crate::key::{to_u64, to_usize};
 use crate::pages::{PageDecoder, PageLimit};
 
 /// One root column of a file, and which of its leaf columns are wanted.
@@ -81,6 +85,8 @@ pub(crate) struct ColumnDecoder {
     columns: Vec<SelectedColumn>,
     reader: ParquetRecordBatchReader,
     stride_rows: usize,
+    /// What strides may grow to.
+    longest_stride_rows: usize,
     rows_done: usize,
     rows: usize,
 }
@@ -89,6 +95,11 @@ pub(crate) struct ColumnDecoder {
 pub(crate) const STRIDE_BYTES_LIMIT: usize = 64 << 20;
 /// By how much a stride that was too long is shortened.
 const SHORTEN: usize = 8;
+/// Rows of the first stride where values share prefixes, and by how much the next may be longer.
+const WARY_STRIDE_ROWS: usize = 64;
+const GROW: usize = 4;
+/// Strides are whole words of a validity bitmap where they are long enough.
+const STRIDE_ALIGN_ROWS: usize = 64;
 
 impl ColumnDecoder {
     /// Opens `columns`, whose bytes must all be in `source`.
@@ -106,13 +117,20 @@ impl ColumnDecoder {
                 .map_or(0, |group| group.rows),
         )
         .map_err(|_| ArrowError::ParquetError("more rows than this machine can count".to_owned()))?;
-        let stride_rows = stride_rows.max(1);
-        let reader = open_reader(&source, &columns, stride_rows, 0..rows)?;
+        let mut chunks = Chunks::open(&source, &columns)?;
+        let longest_stride_rows = chunks.safe_stride(stride_rows.max(1))?;
+        let stride_rows = if chunks.shares_prefixes() {
+            longest_stride_rows.min(WARY_STRIDE_ROWS)
+        } else {
+            longest_stride_rows
+        };
+        let reader = open_reader(&chunks, &columns, stride_rows, 0..rows)?;
         Ok(Self {
             source,
             columns,
             reader,
             stride_rows,
+            longest_stride_rows,
             rows_done: 0,
             rows,
         })
@@ -126,7 +144,8 @@ impl ColumnDecoder {
         match self.reader.next() {
             Some(Ok(batch)) => self.take(&batch).map(Some),
             Some(Err(error)) if self.stride_rows > 1 && is_overflow(&error) => {
-                self.shorten(SHORTEN)?;
+                self.longest_stride_rows = (self.stride_rows / SHORTEN).max(1);
+                self.go_on(self.longest_stride_rows)?;
                 self.next()
             }
             Some(Err(error)) => Err(error),
@@ -147,17 +166,24 @@ impl ColumnDecoder {
         }
         let arrays = batch.columns().iter().map(canonical).collect::<Result<Vec<_>, _>>()?;
         let bytes: usize = arrays.iter().map(|array| array.get_array_memory_size()).sum();
+        if self.rows_done == self.rows {
+            return Ok(arrays);
+        }
         let too_long = bytes / STRIDE_BYTES_LIMIT;
-        if too_long > 1 && self.stride_rows > 1 && self.rows_done < self.rows {
-            self.shorten(too_long.next_power_of_two())?;
+        if too_long > 1 && self.stride_rows > 1 {
+            self.longest_stride_rows = (self.stride_rows / too_long.next_power_of_two()).max(1);
+            self.go_on(self.longest_stride_rows)?;
+        } else if self.stride_rows < self.longest_stride_rows && bytes <= STRIDE_BYTES_LIMIT / GROW {
+            self.go_on(self.longest_stride_rows.min(self.stride_rows * GROW))?;
         }
         Ok(arrays)
     }
 
-    /// Goes on from the row reached, in strides that are shorter by `factor`.
-    fn shorten(&mut self, factor: usize) -> Result<(), ArrowError> {
-        self.stride_rows = (self.stride_rows / factor).max(1);
-        self.reader = open_reader(&self.source, &self.columns, self.stride_rows, self.rows_done..self.rows)?;
+    /// Goes on from the row reached, in strides of another length.
+    fn go_on(&mut self, stride_rows: usize) -> Result<(), ArrowError> {
+        self.stride_rows = stride_rows;
+        let chunks = Chunks::open(&self.source, &self.columns)?;
+        self.reader = open_reader(&chunks, &self.columns, stride_rows, self.rows_done..self.rows)?;
         Ok(())
     }
 }
@@ -167,7 +193,7 @@ fn is_overflow(error: &ArrowError) -> bool {
 }
 
 fn open_reader(
-    source: &RowGroupBytes,
+    chunks: &Chunks<'_>,
     columns: &[SelectedColumn],
     stride_rows: usize,
     rows: std::ops::Range<usize>,
@@ -176,7 +202,7 @@ fn open_reader(
         .iter()
         .flat_map(|column| column.leaves.iter().copied())
         .collect();
-    let levels = source.footer.dialect.levels(&leaves)?;
+    let levels = chunks.source.footer.dialect.levels(&leaves)?;
     let selection = (rows.start > 0).then(|| {
         RowSelection::from(vec![
             RowSelector::skip(rows.start),
@@ -185,38 +211,79 @@ fn open_reader(
     });
     Ok(ParquetRecordBatchReader::try_new_with_row_groups(
         &levels,
-        source,
+        chunks,
         stride_rows.min(rows.end.max(1)),
         selection,
     )?)
 }
 
-impl RowGroups for RowGroupBytes {
+/// The column chunks of one reader, each given once.
+struct Chunks<'a> {
+    source: &'a RowGroupBytes,
+    pages: Mutex<HashMap<usize, PageDecoder>>,
+}
+
+impl<'a> Chunks<'a> {
+    fn open(source: &'a RowGroupBytes, columns: &[SelectedColumn]) -> ParquetResult<Self> {
+        let leaves = columns.iter().flat_map(|column| column.leaves.iter().copied());
+        let pages = leaves.map(|leaf| Ok((leaf, source.pages(leaf)?)));
+        Ok(Self {
+            source,
+            pages: Mutex::new(pages.collect::<ParquetResult<_>>()?),
+        })
+    }
+
+    /// Rows of which no column has more than [`STRIDE_BYTES_LIMIT`] by the words of its dictionary; at most `asked`.
+    fn safe_stride(&mut self, asked: usize) -> ParquetResult<usize> {
+        let mut stride = asked;
+        for pages in self.pages.get_mut().values_mut() {
+            let fits = to_u64(STRIDE_BYTES_LIMIT / asked);
+            let longest = to_usize(pages.longest_word(fits)?).max(1);
+            stride = stride.min((STRIDE_BYTES_LIMIT / longest).max(1));
+        }
+        Ok(if stride > STRIDE_ALIGN_ROWS {
+            stride / STRIDE_ALIGN_ROWS * STRIDE_ALIGN_ROWS
+        } else {
+            stride
+        })
+    }
+
+    fn shares_prefixes(&mut self) -> bool {
+        self.pages.get_mut().values().any(PageDecoder::shares_prefixes)
+    }
+}
+
+impl RowGroups for Chunks<'_> {
     fn num_rows(&self) -> usize {
-        usize::try_from(self.group().num_rows()).unwrap_or(0)
+        usize::try_from(self.source.group().num_rows()).unwrap_or(0)
     }
 
     fn column_chunks(&self, leaf: usize) -> ParquetResult<Box<dyn PageIterator>> {
-        let bytes = self.chunks.get(&leaf).cloned();
-        let bytes = bytes.ok_or_else(|| ParquetError::General(format!("leaf column {leaf} was not read")))?;
-        let column = self.group().columns().get(leaf);
-        let column = column.ok_or_else(|| ParquetError::General(format!("there is no leaf column {leaf}")))?;
-        let pages = PageDecoder::new(bytes, column, Arc::clone(&self.page_limit));
+        let pages = self.pages.lock().remove(&leaf);
+        let pages = pages.ok_or_else(|| ParquetError::General(format!("leaf column {leaf} was not read")))?;
         Ok(Box::new(OneChunk(Some(Box::new(pages)))))
     }
 
     fn row_groups(&self) -> Box<dyn Iterator<Item = &RowGroupMetaData> + '_> {
-        Box::new(std::iter::once(self.group()))
+        Box::new(std::iter::once(self.source.group()))
     }
 
     fn metadata(&self) -> &ParquetMetaData {
-        &self.footer.metadata
+        &self.source.footer.metadata
     }
 }
 
 impl RowGroupBytes {
     fn group(&self) -> &RowGroupMetaData {
         self.footer.metadata.row_group(self.row_group)
+    }
+
+    fn pages(&self, leaf: usize) -> ParquetResult<PageDecoder> {
+        let bytes = self.chunks.get(&leaf).cloned();
+        let bytes = bytes.ok_or_else(|| ParquetError::General(format!("leaf column {leaf} was not read")))?;
+        let column = self.group().columns().get(leaf);
+        let column = column.ok_or_else(|| ParquetError::General(format!("there is no leaf column {leaf}")))?;
+        Ok(PageDecoder::new(bytes, column, Arc::clone(&self.page_limit)))
     }
 }
 

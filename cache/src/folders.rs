@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::fs::statvfs;
 
 use crate::page::{DiskConfig, DiskPages, FolderConfig};
+use crate::retention::Retentions;
 use crate::{CacheFolder, OpenError};
 
 /// How often folders are looked after.
@@ -15,7 +16,11 @@ const MAINTAIN_INTERVAL: Duration = Duration::from_secs(1);
 const FREE_SHARE: u64 = 4;
 
 /// Opens the folders; none where there are none.
-pub(crate) fn open(folders: &[CacheFolder], page_size_bytes: u64) -> Result<Option<Arc<DiskPages>>, OpenError> {
+pub(crate) fn open(
+    folders: &[CacheFolder],
+    page_size_bytes: u64,
+    retentions: &Retentions,
+) -> Result<Option<Arc<DiskPages>>, OpenError> {
     if folders.is_empty() {
         return Ok(None);
     }
@@ -32,7 +37,9 @@ pub(crate) fn open(folders: &[CacheFolder], page_size_bytes: u64) -> Result<Opti
         folders: sized.collect::<Result<_, OpenError>>()?,
         page_size_bytes,
     };
-    let pages = Arc::new(DiskPages::open(&config)?);
+    let mut pages = DiskPages::open(&config)?;
+    pages.retentions = retentions.clone();
+    let pages = Arc::new(pages);
     look_after(Arc::downgrade(&pages));
     Ok(Some(pages))
 }

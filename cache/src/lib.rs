@@ -13,7 +13,7 @@
 //! | `footer`, [`schema`] | what files say about themselves; one schema of many |
 //! | `dialect`, `decode`, `adapt` | Parquet to Arrow as pyarrow reads it; bytes in, arrays out |
 //! | [`chunk`] | decoded columns |
-//! | [`budget`], [`policy`] | how much memory is held, and what goes first |
+//! | [`budget`], [`policy`], [`retention`] | how much memory is held, what goes first, what may be kept |
 //! | [`scan`] | row groups to a stream of batches |
 //! | [`export`] | batches to a Parquet file, for the command line |
 //!
@@ -26,6 +26,7 @@ pub mod export;
 pub mod key;
 pub mod page;
 pub mod policy;
+pub mod retention;
 pub mod scan;
 pub mod schema;
 pub mod ufs;
@@ -50,6 +51,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use arrow::datatypes::Schema;
 use futures::stream::BoxStream;
@@ -61,6 +64,7 @@ use self::footer::FooterCache;
 use self::key::RowGroup;
 use self::page::{DiskError, MemoryPages, OpenFile, PageConfig, PageStore, PageTier};
 use self::pool::CpuPool;
+use self::retention::{Keep, Retention, Retentions};
 use self::scan::{Engine, Poison, Residency, ScanBatch, ScanRequest};
 
 pub use self::contents::{HeldColumn, HeldFile};
@@ -131,6 +135,12 @@ const LOAD_SHARE: u64 = 8;
 /// One scan may hold one part in this many ahead of its reader, so that a few stalled readers do not hold it all.
 const SCAN_SHARE: u64 = 8;
 
+/// A number of bytes as gauges want it. A float is exact up to 2^53, which no machine has.
+fn gauge(bytes: u64) -> f64 {
+    let half = |bits: u64| u32::try_from(bits).map_or(0.0, f64::from);
+    half(bytes >> 32) * 4_294_967_296.0 + half(bytes & u64::from(u32::MAX))
+}
+
 /// Why a cache could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -171,28 +181,36 @@ impl Cache {
     /// # Errors
     /// Where the decoding threads cannot be started or a folder cannot be used.
     pub fn open(config: CacheConfig) -> Result<Self, OpenError> {
-        let budget = Budget::new(config.memory_bytes);
-        let chunks = ChunkTier::new(config.memory_bytes / CHUNK_SHARE, budget.clone());
-        budget.register(Arc::new(chunks.clone()));
         let room_bytes = config.page.max_inflight_bytes.min(config.memory_bytes / LOAD_SHARE);
         let unwritten_bytes = config.page.max_unwritten_bytes.min(config.memory_bytes / LOAD_SHARE);
+        // What loads take is not to be had by anybody else, so it is no part of what can be reserved.
+        let budget = Budget::new(config.memory_bytes - room_bytes - unwritten_bytes);
+        let retentions = Retentions::default();
+        let chunks = ChunkTier::new(config.memory_bytes / CHUNK_SHARE, budget.clone(), retentions.clone());
+        budget.register(Arc::new(chunks.clone()));
         let page = PageConfig {
             max_inflight_bytes: room_bytes,
             max_unwritten_bytes: unwritten_bytes,
             ..config.page
         };
-        let store = folders::open(&config.folders, page.page_size_bytes)?;
+        let store = folders::open(&config.folders, page.page_size_bytes, &retentions)?;
         let store: Arc<dyn PageStore> = match store {
             Some(disk) => disk,
             None => {
                 let capacity_bytes = config.memory_bytes / PAGE_SHARE;
-                let memory = MemoryPages::new(page.page_size_bytes, capacity_bytes, budget.clone());
+                let budget_of_pages = budget.clone();
+                let memory = MemoryPages::new(
+                    page.page_size_bytes,
+                    capacity_bytes,
+                    budget_of_pages,
+                    retentions.clone(),
+                );
                 budget.register(Arc::new(memory.clone()));
                 Arc::new(memory)
             }
         };
         let engine = Engine {
-            pages: PageTier::new(store, page),
+            pages: PageTier::new(store, page, retentions.clone()),
             page_bytes_limit: config.limits.page_bytes,
             footers: FooterCache::new(config.footer_bytes, config.limits),
             chunks,
@@ -200,8 +218,9 @@ impl Cache {
             poison: Poison::new(),
             pool: CpuPool::new(config.decode_threads)?,
             read_ahead_bytes: config.read_ahead_bytes.min(config.memory_bytes / SCAN_SHARE),
-            _loads: budget.take_free(room_bytes + unwritten_bytes, Purpose::Scans),
             budget,
+            retentions,
+            needed_bytes: AtomicU64::new(0),
         };
         Ok(Self {
             engine: Arc::new(engine),
@@ -243,9 +262,6 @@ impl Cache {
 
     /// Sets the gauges of what is held; to be called now and then.
     pub fn publish(&self) {
-        // A gauge is a float; it is exact to far more bytes than a machine has.
-        let gauge =
-            |bytes: u64| u32::try_from(bytes >> 20).map_or(f64::MAX, |mebibytes| f64::from(mebibytes) * 1_048_576.0);
         let budget = &self.engine.budget;
         metrics::gauge!("jetbridge_cache_budget_bytes").set(gauge(budget.capacity_bytes()));
         for purpose in Purpose::ALL {
@@ -260,6 +276,45 @@ impl Cache {
         ] {
             metrics::gauge!("jetbridge_cache_held_bytes", "tier" => tier).set(gauge(bytes));
         }
+        let needed = self.engine.needed_bytes.load(Ordering::Relaxed);
+        if needed > 0 {
+            let spared = needed.saturating_sub(self.engine.pages.fetched_bytes());
+            metrics::gauge!("jetbridge_cache_spared_ratio").set(gauge(spared) / gauge(needed));
+        }
+    }
+
+    /// Says what may be kept of which files from now on, and drops what is beyond new quotas. What may not be kept any more
+    /// for other reasons goes with the next [`Cache::expire`].
+    pub async fn set_retention(&self, retentions: Vec<Retention>) {
+        self.engine.retentions.set(retentions);
+        self.engine.chunks.rescope();
+        self.engine.pages.rescope().await;
+    }
+
+    /// Drops the file versions whose time is over, or of which nothing is to be kept.
+    pub async fn expire(&self) {
+        let now = SystemTime::now();
+        for file in self.held_files() {
+            let longest = match self.engine.retentions.of(&file.key.uri).keep {
+                Keep::Never => Duration::ZERO,
+                Keep::OnReuse(Some(age)) => age,
+                Keep::OnReuse(None) | Keep::AtOnce => continue,
+            };
+            // A clock that was set back makes things younger, and they go later.
+            let age = now.duration_since(file.since).unwrap_or_default();
+            if age >= longest {
+                counters::expired();
+                self.remove_file(file.key.id()).await;
+            }
+        }
+    }
+
+    /// How often [`Cache::expire`] is due: a tenth of the shortest time that was said, within 1 s and 1 min. None while
+    /// there is nothing to do.
+    #[must_use]
+    pub fn expiry_interval(&self) -> Option<Duration> {
+        let shortest = self.engine.retentions.shortest()?;
+        Some((shortest / 10).clamp(Duration::from_secs(1), Duration::from_secs(60)))
     }
 
     /// What is held now.

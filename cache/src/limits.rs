@@ -17,7 +17,8 @@ pub struct ReadLimits {
     pub footer_bytes: u64,
     /// Most leaf columns in one file. Default 100,000.
     pub leaf_columns: u64,
-    /// Deepest nesting of the Parquet schema, in groups; a list is two of them. Default 64.
+    /// Deepest nesting of the Parquet schema, in groups; a list is two of them. Default 60, since readers of Arrow's IPC
+    /// messages, ours among them, refuse schemas that nest deeper than about 62.
     pub schema_depth: u64,
     /// Most row groups in one file. Default 32,767, the most that the format's ordinal can number.
     pub row_groups: u64,
@@ -34,7 +35,7 @@ impl Default for ReadLimits {
         Self {
             footer_bytes: 64 << 20,
             leaf_columns: 100_000,
-            schema_depth: 64,
+            schema_depth: 60,
             row_groups: 32_767,
             footer_list_items: 1 << 20,
             page_bytes: i32::MAX.unsigned_abs().into(),

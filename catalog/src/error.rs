@@ -116,6 +116,7 @@ impl MountError {
             | Self::PlainSecret { .. }
             | Self::SecretReference { .. }
             | Self::Freshness(_)
+            | Self::Retention(_)
             | Self::QueryInUri => Kind::InvalidArgument,
         }
     }

@@ -215,11 +215,7 @@ fn ufs_code(kind: UfsErrorKind) -> Code {
 
 fn read_code(error: &ReadError) -> Code {
     match error {
-        ReadError::Ufs(error) => match error.kind() {
-            // The file was there when it was planned: gone since then is changed since then.
-            UfsErrorKind::NotFound => Code::Aborted,
-            kind => ufs_code(kind),
-        },
+        ReadError::Ufs(error) => ufs_code(error.kind()),
         ReadError::Stale(_) => Code::Aborted,
         ReadError::Corrupt { .. } => Code::DataLoss,
         ReadError::LimitExceeded { .. } | ReadError::Budget { .. } => Code::ResourceExhausted,

@@ -29,6 +29,7 @@ pub mod observe;
 pub mod plan;
 pub mod redeem;
 pub mod request;
+pub mod retention;
 pub mod server;
 pub mod stores;
 pub mod ticket;

@@ -25,6 +25,7 @@ use crate::dataset::{Dataset, Datasets, Tree};
 use crate::error::ServiceError;
 use crate::plan::{self, Plan};
 use crate::request::ScanSpec;
+use crate::retention;
 use crate::ticket::TicketKeys;
 
 /// File of the embedded metadata store in the data folder.
@@ -91,6 +92,7 @@ impl Node {
             }
         }
         let cache = Arc::new(Cache::open(settings.cache_config())?);
+        retention::apply(&cache, &namespace.table()).await?;
         let datasets = Datasets::new(
             Tree::new(Arc::clone(&namespace), Arc::clone(&stores)),
             Arc::clone(&cache),
@@ -157,6 +159,7 @@ impl Node {
         let path = mount.path.clone();
         self.namespace.add(mount).await?;
         self.datasets.refresh(&path);
+        retention::apply(&self.cache, &self.namespace.table()).await?;
         Ok(())
     }
 
@@ -169,6 +172,7 @@ impl Node {
         self.namespace.remove(path).await?;
         self.stores.forget(path);
         self.datasets.refresh(path);
+        retention::apply(&self.cache, &self.namespace.table()).await?;
         Ok(())
     }
 

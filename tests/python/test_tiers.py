@@ -169,7 +169,7 @@ def test_stat_by_what_does_not_exist(start_server: Callable[..., Server], lake: 
         (["--cache-dir", "none", "--cache-dir", "{tmp}/a"], "none"),
         (["--page-bytes", "5000"], "page_bytes"),
         (["--page-bytes", "1GiB"], "page_bytes"),
-        (["--fetch-bytes", "4KiB"], "fetch_bytes"),
+        (["--fetch-bytes", "2KiB"], "fetch_bytes"),
     ],
     ids=str,
 )

@@ -12,11 +12,13 @@ mod tier;
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
+use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::segment::Segment;
 pub use self::tier::ChunkTier;
 use crate::budget::Reservation;
 use crate::key::{FileId, FileKey, RowGroup};
+use crate::retention::Quota;
 
 /// Which chunk: the identity of the file includes its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,6 +31,18 @@ pub struct ChunkKey {
     pub column: u32,
     /// Hash of the leaf columns that were decoded: a struct read in part is another chunk than the whole.
     pub leaves: u64,
+}
+
+impl ChunkKey {
+    /// All of it in 64 bits.
+    pub(crate) fn hash(&self) -> u64 {
+        let mut bytes = [0; 32];
+        bytes[..16].copy_from_slice(&self.file.as_u128().to_le_bytes());
+        bytes[16..20].copy_from_slice(&self.row_group.0.to_le_bytes());
+        bytes[20..24].copy_from_slice(&self.column.to_le_bytes());
+        bytes[24..].copy_from_slice(&self.leaves.to_le_bytes());
+        xxh3_64(&bytes)
+    }
 }
 
 /// One decoded column of one row group.
@@ -45,6 +59,7 @@ pub struct Chunk {
 pub struct Place {
     key: ChunkKey,
     file: FileKey,
+    quota: Option<Quota>,
     /// Bytes that it was expected to take.
     bytes: u64,
     reservation: Option<Reservation>,
@@ -57,6 +72,12 @@ impl Place {
     #[must_use]
     pub fn key(&self) -> ChunkKey {
         self.key
+    }
+
+    /// Bytes that the chunk was expected to take.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Keeps the chunk of these strides, and gives it; the strides as they are, where they cannot be kept after all.

@@ -29,6 +29,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::budget::Reservation;
+use crate::key::to_u64;
 
 /// Where a buffer begins within a segment, a multiple of this many bytes: what Arrow asks of memory that is shared.
 const BUFFER_ALIGNMENT_BYTES: usize = 64;
@@ -62,7 +63,7 @@ impl Segment {
         if layout.bytes == 0 {
             return Ok(layout.arrays.iter().map(|data| make_array(data.clone())).collect());
         }
-        reservation.shrink_to(u64::try_from(layout.bytes).unwrap_or(u64::MAX));
+        reservation.shrink_to(layout.bytes());
         let file = written(layout)?;
         let base = mapped(file.as_fd(), layout.bytes)?;
         let segment = Arc::new(Self {
@@ -170,7 +171,7 @@ impl Layout {
     /// Bytes of the segment that it takes.
     #[must_use]
     pub(super) fn bytes(&self) -> u64 {
-        u64::try_from(self.bytes).unwrap_or(u64::MAX)
+        to_u64(self.bytes)
     }
 
     fn place_all(&mut self, data: &ArrayData) {

@@ -1,7 +1,7 @@
 //! Chunks in shared memory, one sealed [`Segment`] each.
 //!
 //! A chunk is admitted on its second touch: a table that is scanned once leaves nothing behind, and the scan does not
-//! pay for keeping it. What is admitted, and what goes for it, the [`Policy`] decides before anything is decoded: a
+//! pay for keeping it, unless a rule says so. What is admitted, and what goes for it, the [policy](crate::policy) decides before anything is decoded: a
 //! [`Place`] holds the room until the chunk is filled in, or gives it back when it is dropped.
 //!
 //! States of a key: unknown, touched, placed, held.
@@ -11,8 +11,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use arrow::array::ArrayRef;
 use parking_lot::Mutex;
@@ -22,7 +22,8 @@ use super::{Chunk, ChunkKey, Place};
 use crate::budget::{Budget, Purpose, Reservation, Yielding};
 use crate::counters::{self, Tier};
 use crate::key::{FileId, FileKey};
-use crate::policy::{Policy, Verdict};
+use crate::policy::ScopedPolicy;
+use crate::retention::{Keep, Retentions, Terms};
 
 /// A chunk may take this part of the whole tier at most, so that one column does not drive out all others.
 const LARGEST_SHARE: u64 = 4;
@@ -35,11 +36,12 @@ pub struct ChunkTier(Arc<Inner>);
 
 struct Inner {
     budget: Budget,
+    retentions: Retentions,
     state: Mutex<State>,
 }
 
 struct State {
-    policy: Policy<ChunkKey>,
+    policy: ScopedPolicy<ChunkKey>,
     touched: Touched,
     held: HashMap<ChunkKey, Chunk>,
     by_file: HashMap<FileId, OfFile>,
@@ -48,6 +50,7 @@ struct State {
 /// The chunks of one file version.
 struct OfFile {
     file: FileKey,
+    since: SystemTime,
     keys: HashSet<ChunkKey>,
 }
 
@@ -62,11 +65,12 @@ impl fmt::Debug for ChunkTier {
 impl ChunkTier {
     /// An empty tier that holds up to `capacity_bytes` of `budget`; 0 holds nothing.
     #[must_use]
-    pub fn new(capacity_bytes: u64, budget: Budget) -> Self {
+    pub(crate) fn new(capacity_bytes: u64, budget: Budget, retentions: Retentions) -> Self {
         Self(Arc::new(Inner {
             budget,
+            retentions,
             state: Mutex::new(State {
-                policy: Policy::new(capacity_bytes),
+                policy: ScopedPolicy::new(capacity_bytes),
                 touched: Touched::default(),
                 held: HashMap::new(),
                 by_file: HashMap::new(),
@@ -95,12 +99,20 @@ impl ChunkTier {
     /// Each call counts as a touch of the key. None also while another has a place for the key.
     #[must_use]
     pub fn place(&self, key: &ChunkKey, file: &FileKey, bytes: u64) -> Option<Place> {
-        let evicted = self.0.state.lock().admit(*key, bytes)?;
+        let terms = self.0.retentions.of(&file.uri);
+        if terms.keep == Keep::Never {
+            return None;
+        }
+        let (admitted, evicted) = self.0.state.lock().admit(*key, bytes, &terms);
         drop(evicted);
+        if !admitted {
+            return None;
+        }
         // From here on, dropping the place takes the key out of the policy again.
         let mut place = Place {
             key: *key,
             file: file.clone(),
+            quota: terms.quota,
             bytes,
             reservation: None,
             store: Some(self.clone()),
@@ -120,6 +132,25 @@ impl ChunkTier {
     #[must_use]
     pub fn files(&self) -> Vec<FileKey> {
         self.0.state.lock().by_file.values().map(|of| of.file.clone()).collect()
+    }
+
+    /// When the first chunk came that is held of a file version.
+    #[must_use]
+    pub fn held_since(&self, file: FileId) -> Option<SystemTime> {
+        self.0.state.lock().by_file.get(&file).map(|of| of.since)
+    }
+
+    /// Drops what is beyond quotas that were set anew.
+    pub(crate) fn rescope(&self) {
+        let evicted = {
+            let mut state = self.0.state.lock();
+            let State { policy, by_file, .. } = &mut *state;
+            // What is on its way has no file here yet; it comes under its quota when it has come.
+            let uri_of = |key: &ChunkKey| Some(&by_file.get(&key.file)?.file.uri);
+            let keys = policy.set_quotas(|key| self.0.retentions.of(uri_of(key)?).quota);
+            state.take_out(keys)
+        };
+        counters::evictions(Tier::Chunk, "quota", evicted.len());
     }
 
     /// What is held of a file version, with its bytes.
@@ -193,17 +224,15 @@ impl ChunkTier {
 }
 
 impl State {
-    /// Admits a key that was touched before, and gives what goes for it.
-    fn admit(&mut self, key: ChunkKey, bytes: u64) -> Option<Vec<Chunk>> {
-        let seen = self.touched.touch(&key);
+    /// Whether a key is admitted, which it is once it was touched before or by a rule; and what goes for it.
+    fn admit(&mut self, key: ChunkKey, bytes: u64, terms: &Terms) -> (bool, Vec<Chunk>) {
+        let wanted = self.touched.touch(&key) || terms.keep == Keep::AtOnce;
         // A key that the policy knows without a chunk is on its way already.
-        if !seen || bytes > self.policy.capacity_bytes() / LARGEST_SHARE || self.policy.contains(&key) {
-            return None;
+        if !wanted || bytes > self.policy.capacity_bytes() / LARGEST_SHARE || self.policy.contains(&key) {
+            return (false, Vec::new());
         }
-        match self.policy.admit(key, bytes) {
-            Verdict::Refused => None,
-            Verdict::Admitted { evicted } => Some(self.evict(evicted)),
-        }
+        let decision = self.policy.admit(key, bytes, terms.quota);
+        (decision.admitted, self.evict(decision.evicted))
     }
 
     /// Holds a chunk in its place, and gives what goes for it.
@@ -216,17 +245,17 @@ impl State {
         let grown_bytes = chunk.bytes.saturating_sub(place.bytes);
         let mut evicted = Vec::new();
         if grown_bytes > 0 {
-            match self.policy.admit(key, grown_bytes) {
-                Verdict::Refused => {
-                    self.policy.remove(&key);
-                    return Vec::new();
-                }
-                Verdict::Admitted { evicted: keys } => evicted = self.evict(keys),
+            let decision = self.policy.admit(key, grown_bytes, place.quota);
+            evicted = self.evict(decision.evicted);
+            if !decision.admitted {
+                self.policy.remove(&key);
+                return evicted;
             }
         }
         self.held.insert(key, chunk);
         let of_file = self.by_file.entry(key.file).or_insert_with(|| OfFile {
             file: place.file.clone(),
+            since: SystemTime::now(),
             keys: HashSet::new(),
         });
         of_file.keys.insert(key);
@@ -274,9 +303,7 @@ struct Touched {
 impl Touched {
     /// Whether the key was touched before.
     fn touch(&mut self, key: &ChunkKey) -> bool {
-        let mut hasher = DefaultHasher::new();
-        key.hash(&mut hasher);
-        let hash = hasher.finish();
+        let hash = key.hash();
         let seen = self.younger.contains(&hash) || self.older.contains(&hash);
         if self.younger.insert(hash) && self.younger.len() >= TOUCHED_KEYS {
             self.older = std::mem::take(&mut self.younger);
@@ -327,7 +354,7 @@ mod tests {
     #[test]
     fn the_second_touch_is_kept() {
         let budget = Budget::new(1 << 20);
-        let chunks = ChunkTier::new(1 << 19, budget.clone());
+        let chunks = ChunkTier::new(1 << 19, budget.clone(), Retentions::default());
         assert!(!offer(&chunks, key(0), 100));
         assert!(!chunks.contains(&key(0)));
         assert!(offer(&chunks, key(0), 100));
@@ -341,7 +368,7 @@ mod tests {
     #[test]
     fn a_place_that_is_not_filled_is_given_back() {
         let budget = Budget::new(1 << 20);
-        let chunks = ChunkTier::new(1 << 19, budget.clone());
+        let chunks = ChunkTier::new(1 << 19, budget.clone(), Retentions::default());
         assert!(place(&chunks, 1_000).is_none());
         let placed = place(&chunks, 1_000).unwrap();
         assert_eq!(budget.used_bytes(Purpose::Chunks), 1_000);
@@ -354,7 +381,7 @@ mod tests {
     #[test]
     fn what_turns_out_larger_than_expected_is_charged_as_it_is() {
         let budget = Budget::new(1 << 20);
-        let chunks = ChunkTier::new(1 << 19, budget.clone());
+        let chunks = ChunkTier::new(1 << 19, budget.clone(), Retentions::default());
         assert!(place(&chunks, 8).is_none());
         let chunk = place(&chunks, 8).unwrap().fill(column(1_000));
         assert_eq!((chunk.bytes, budget.used_bytes(Purpose::Chunks)), (8_000, 8_000));
@@ -364,7 +391,7 @@ mod tests {
     #[test]
     fn scans_get_the_memory_of_chunks() {
         let budget = Budget::new(10_000);
-        let chunks = ChunkTier::new(8_000, budget.clone());
+        let chunks = ChunkTier::new(8_000, budget.clone(), Retentions::default());
         budget.register(Arc::new(chunks.clone()));
         for column in 0..4 {
             offer(&chunks, key(column), 200);

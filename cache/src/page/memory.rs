@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -15,7 +16,8 @@ use super::PageStore;
 use crate::budget::{Budget, Purpose, Reservation, Yielding};
 use crate::counters::{self, Tier};
 use crate::key::{FileId, FileKey, PageIndex, Source, to_u64, to_usize};
-use crate::policy::{Policy, Verdict};
+use crate::policy::ScopedPolicy;
+use crate::retention::Retentions;
 
 /// What one page takes besides its bytes: keys, entries and the policy's records. An estimate, on the safe side.
 const PAGE_OVERHEAD_BYTES: u64 = 256;
@@ -27,11 +29,12 @@ pub struct MemoryPages(Arc<Inner>);
 struct Inner {
     page_size_bytes: usize,
     budget: Budget,
+    retentions: Retentions,
     state: Mutex<State>,
 }
 
 struct State {
-    policy: Policy<Key>,
+    policy: ScopedPolicy<Key>,
     by_file: HashMap<FileId, OfFile>,
     bytes: u64,
 }
@@ -39,6 +42,7 @@ struct State {
 /// The pages of one file version.
 struct OfFile {
     file: FileKey,
+    since: SystemTime,
     pages: HashMap<PageIndex, Page>,
 }
 
@@ -52,12 +56,13 @@ struct Page {
 impl MemoryPages {
     /// Room for so many bytes of `budget`, with what keeping them takes, in pages of `page_size_bytes`. 0 keeps nothing.
     #[must_use]
-    pub fn new(page_size_bytes: u64, capacity_bytes: u64, budget: Budget) -> Self {
+    pub(crate) fn new(page_size_bytes: u64, capacity_bytes: u64, budget: Budget, retentions: Retentions) -> Self {
         Self(Arc::new(Inner {
             page_size_bytes: to_usize(page_size_bytes.max(1)),
             budget,
+            retentions,
             state: Mutex::new(State {
-                policy: Policy::new(capacity_bytes),
+                policy: ScopedPolicy::new(capacity_bytes),
                 by_file: HashMap::new(),
                 bytes: 0,
             }),
@@ -66,15 +71,18 @@ impl MemoryPages {
 
     fn put_page(&self, file: &FileKey, key: Key, bytes: &Bytes) {
         let weight = to_u64(bytes.len()) + PAGE_OVERHEAD_BYTES;
+        let quota = self.0.retentions.of(&file.uri).quota;
         let evicted = {
             let mut state = self.0.state.lock();
             if state.policy.contains(&key) {
                 return;
             }
-            match state.policy.admit(key, weight) {
-                Verdict::Refused => return,
-                Verdict::Admitted { evicted } => state.take_out(&evicted, "capacity"),
+            let decision = state.policy.admit(key, weight, quota);
+            let evicted = state.take_out(&decision.evicted, "capacity");
+            if !decision.admitted {
+                return;
             }
+            evicted
         };
         drop(evicted);
         let reservation = self.0.budget.take(weight, Purpose::Pages);
@@ -87,7 +95,7 @@ impl MemoryPages {
         match reservation {
             // It may have been evicted again in between, for others.
             Some(reservation) if state.policy.contains(&key) => state.insert(file, key, page(reservation)),
-            _ => drop(state.policy.remove(&key)),
+            _ => state.policy.remove(&key),
         }
     }
 }
@@ -138,6 +146,20 @@ impl PageStore for MemoryPages {
         pages.map(|page| to_u64(page.bytes.len())).sum()
     }
 
+    fn held_since(&self, file: FileId) -> Option<SystemTime> {
+        self.0.state.lock().by_file.get(&file).map(|of| of.since)
+    }
+
+    fn rescope(&self) {
+        let evicted = {
+            let mut state = self.0.state.lock();
+            let State { policy, by_file, .. } = &mut *state;
+            let keys = policy.set_quotas(|(file, _)| self.0.retentions.of(&by_file.get(file)?.file.uri).quota);
+            state.take_out(&keys, "quota")
+        };
+        drop(evicted);
+    }
+
     fn files(&self) -> Vec<FileKey> {
         self.0.state.lock().by_file.values().map(|of| of.file.clone()).collect()
     }
@@ -171,6 +193,7 @@ impl State {
         self.bytes += to_u64(page.bytes.len());
         let of_file = self.by_file.entry(key.0).or_insert_with(|| OfFile {
             file: file.clone(),
+            since: SystemTime::now(),
             pages: HashMap::new(),
         });
         of_file.pages.insert(key.1, page);

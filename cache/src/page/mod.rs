@@ -13,6 +13,8 @@ mod reading;
 mod runs;
 mod tier;
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 
 pub use self::disk::{DiskConfig, DiskError, DiskPages, FolderConfig, FolderHealth, FolderStatus};
@@ -43,6 +45,12 @@ pub trait PageStore: Send + Sync {
 
     /// How many bytes of a file version are held.
     fn held_bytes(&self, file: FileId) -> u64;
+
+    /// When the first page came that is held of a file version; none where none is held.
+    fn held_since(&self, file: FileId) -> Option<SystemTime>;
+
+    /// Drops what is beyond quotas that were set anew. May do I/O.
+    fn rescope(&self);
 
     /// The file versions that pages are held of, as far as their names are known.
     fn files(&self) -> Vec<FileKey>;
@@ -76,6 +84,14 @@ impl PageStore for DiskPages {
 
     fn held_bytes(&self, file: FileId) -> u64 {
         self.held(file).bytes
+    }
+
+    fn held_since(&self, file: FileId) -> Option<SystemTime> {
+        self.held_since(file)
+    }
+
+    fn rescope(&self) {
+        self.rescope();
     }
 
     fn files(&self) -> Vec<FileKey> {

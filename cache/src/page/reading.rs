@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::runs::pages_of;
 use super::tier::OpenFile;
+use crate::counters::Tally;
 use crate::key::{FileId, PageIndex, Source, to_u64, to_usize};
 
 /// A read of some ranges of a file.
@@ -58,22 +59,22 @@ impl Reading {
         missing.copied().collect()
     }
 
-    /// Takes runs of pages that a store gave, and says how many pages and bytes they were. A run that does not end where a
+    /// Takes runs of pages that a store gave, and says how many they were. A run that does not end where a
     /// page does is none: a miss, as the contract of stores has it.
-    pub(super) fn add_held(&mut self, runs: Vec<(PageIndex, Bytes)>, source: Source) -> (u64, u64) {
-        let (mut pages, mut taken) = (0, 0);
+    pub(super) fn add_held(&mut self, runs: Vec<(PageIndex, Bytes)>, source: Source) -> Tally {
+        let mut taken = Tally::default();
         for (first, bytes) in runs {
             let (offset, length) = (first.0.saturating_mul(self.page_size), to_u64(bytes.len()));
             let end = offset.saturating_add(length);
             let whole = length > 0 && (length.is_multiple_of(self.page_size) || end == self.file_size);
             if whole && end <= self.file_size {
-                pages += length.div_ceil(self.page_size);
-                taken += length;
+                taken.entries += length.div_ceil(self.page_size);
+                taken.bytes += length;
                 self.source = self.source.max(source);
                 self.add(Piece { offset, bytes });
             }
         }
-        (pages, taken)
+        taken
     }
 
     /// Takes bytes that a load brought.

@@ -17,18 +17,48 @@ pub(super) fn pages_of(ranges: &[Range<u64>], page_size: u64) -> Vec<PageIndex> 
     pages
 }
 
+/// Of all pages of a run, those in its gaps may be one in this many.
+const GAP_SHARE: u64 = 6;
+
 /// Joins missing pages (sorted, each once) into runs: across gaps of at most `max_gap_bytes`, since a request costs more
 /// than the bytes between; and up to `max_run_bytes`, so that one read is several requests in parallel.
-pub(super) fn coalesce(missing: &[PageIndex], config: &PageConfig) -> Vec<Range<PageIndex>> {
+///
+/// A run has at most a fifth as many pages in its gaps as it has missing ones. Without that bound, two narrow columns of a
+/// wide table had all columns between them fetched: of the 120 pairs of lineitem's columns 89 cost over 1.3 times their
+/// bytes, the worst 23 times. And a gap has only pages that `is_absent` says are neither held nor on their way, so that no
+/// byte is asked for twice.
+pub(super) fn coalesce(
+    missing: &[PageIndex],
+    is_absent: impl Fn(&PageIndex) -> bool,
+    config: &PageConfig,
+) -> Vec<Range<PageIndex>> {
     let max_gap = config.max_gap_bytes / config.page_size_bytes;
     let max_run = (config.max_run_bytes / config.page_size_bytes).max(1);
     let mut runs: Vec<Range<PageIndex>> = Vec::new();
-    for &PageIndex(page) in missing {
-        match runs.last_mut() {
-            Some(run) if page - run.end.0 <= max_gap && page + 1 - run.start.0 <= max_run => {
-                run.end = PageIndex(page + 1)
+    let mut gaps = 0;
+    for (at, &PageIndex(page)) in missing.iter().enumerate() {
+        // What follows without a break is part of what a gap is bridged for.
+        let follows = missing[at..]
+            .iter()
+            .zip(page..)
+            .take_while(|(next, page)| next.0 == *page);
+        let joined = runs.last_mut().filter(|run| {
+            let gap = page - run.end.0;
+            let length = page + 1 - run.start.0;
+            let ahead = || u64::try_from(follows.clone().count()).unwrap_or(u64::MAX);
+            let is_small = || gap <= max_gap && (gaps + gap) * GAP_SHARE <= length - 1 + ahead();
+            let is_all_absent = || (run.end.0..page).all(|page| is_absent(&PageIndex(page)));
+            length <= max_run && (gap == 0 || is_small() && is_all_absent())
+        });
+        match joined {
+            Some(run) => {
+                gaps += page - run.end.0;
+                run.end = PageIndex(page + 1);
             }
-            _ => runs.push(PageIndex(page)..PageIndex(page + 1)),
+            None => {
+                gaps = 0;
+                runs.push(PageIndex(page)..PageIndex(page + 1));
+            }
         }
     }
     runs
@@ -55,7 +85,7 @@ mod tests {
 
     fn runs(missing: &[u64]) -> Vec<(u64, u64)> {
         let missing: Vec<_> = missing.iter().copied().map(PageIndex).collect();
-        coalesce(&missing, &config())
+        coalesce(&missing, |page| page.0 != 104, &config())
             .iter()
             .map(|run| (run.start.0, run.end.0))
             .collect()
@@ -71,8 +101,11 @@ mod tests {
     fn small_gaps_are_bridged_and_long_runs_are_cut() {
         assert_eq!(runs(&[]), []);
         assert_eq!(runs(&[3]), [(3, 4)]);
-        assert_eq!(runs(&[0, 3]), [(0, 4)]);
-        assert_eq!(runs(&[0, 4]), [(0, 1), (4, 5)]);
+        // A gap of one page for five others, but not for four.
+        assert_eq!(runs(&[0, 1, 3, 4, 5]), [(0, 6)]);
+        assert_eq!(runs(&[0, 1, 3, 4]), [(0, 2), (3, 5)]);
+        // Page 104 is held, or on its way.
+        assert_eq!(runs(&[100, 101, 102, 103, 105, 106]), [(100, 104), (105, 107)]);
         assert_eq!(runs(&(0..20).collect::<Vec<_>>()), [(0, 8), (8, 16), (16, 20)]);
     }
 

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::key::{FileKey, Generation, to_usize};
+use crate::retention::Retentions;
 use crate::ufs::testing::{Fault, TestStore};
 use crate::ufs::{StoreSpec, Ufs, UfsErrorKind};
 
@@ -52,7 +53,7 @@ async fn fixture(size: u64, pages: Arc<dyn PageStore>, config: PageConfig) -> Fi
     let ufs = Ufs::from_store(spec, dynamic);
     let key = ufs.key_of(&ufs.head("f").await.unwrap().unwrap());
     Fixture {
-        tier: PageTier::new(pages, config),
+        tier: PageTier::new(pages, config, Retentions::default()),
         file: OpenFile {
             ufs,
             path: "f".to_owned(),
@@ -92,7 +93,12 @@ fn in_memory_pages(capacity_bytes: u64) -> Arc<dyn PageStore> {
 
 fn pages_of_size(page_size_bytes: u64, capacity_bytes: u64) -> Arc<dyn PageStore> {
     let budget = crate::budget::Budget::new(u64::MAX / 2);
-    Arc::new(MemoryPages::new(page_size_bytes, capacity_bytes, budget))
+    Arc::new(MemoryPages::new(
+        page_size_bytes,
+        capacity_bytes,
+        budget,
+        Retentions::default(),
+    ))
 }
 
 /// A store that keeps nothing, but may say that it holds everything.
@@ -118,6 +124,12 @@ impl PageStore for Forgetful {
     fn held_bytes(&self, _: FileId) -> u64 {
         0
     }
+
+    fn held_since(&self, _: FileId) -> Option<SystemTime> {
+        None
+    }
+
+    fn rescope(&self) {}
 
     fn files(&self) -> Vec<FileKey> {
         Vec::new()
@@ -165,6 +177,12 @@ impl PageStore for Damaging {
         0
     }
 
+    fn held_since(&self, _: FileId) -> Option<SystemTime> {
+        None
+    }
+
+    fn rescope(&self) {}
+
     fn files(&self) -> Vec<FileKey> {
         Vec::new()
     }
@@ -200,9 +218,9 @@ async fn what_was_read_once_is_not_asked_for_again() {
 #[tokio::test]
 async fn near_ranges_are_one_request_whose_pages_are_all_kept() {
     let f = in_memory(2_000).await;
-    f.read(&[0..10, 350..360]).await;
-    assert_eq!(f.fetched(), [0..400]);
-    assert_eq!(f.read(&[150..250]).await, Source::Memory);
+    f.read(&[0..500, 650..1_200]).await;
+    assert_eq!(f.fetched(), [0..1_000, 1_000..1_200]);
+    assert_eq!(f.read(&[500..600]).await, Source::Memory);
 }
 
 #[tokio::test]
@@ -253,6 +271,12 @@ impl PageStore for Stuck {
     fn held_bytes(&self, _: FileId) -> u64 {
         0
     }
+
+    fn held_since(&self, _: FileId) -> Option<SystemTime> {
+        None
+    }
+
+    fn rescope(&self) {}
 
     fn files(&self) -> Vec<FileKey> {
         Vec::new()

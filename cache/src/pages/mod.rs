@@ -1,47 +1,77 @@
 //! The pages of one column chunk, checked before they are unpacked.
 //!
 //! Takes the bytes of a column chunk and gives its pages to the decoder. Every size in a page header is checked against
-//! the bytes that are there and the limit on pages before anything is allocated by it.
+//! the bytes that are there and the limit on pages before anything is allocated by it, and a page that is much larger than
+//! pages are takes its bytes from the memory budget for as long as it is in use.
 //!
 //! Why not the Parquet crate's page reader: it reserves what a page header declares, up to 2 GiB, before it looks
 //! whether the page can be that large, and some of its codecs do not stop at the declared size at all.
 
 mod codec;
 mod header;
+mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use parquet::basic::{Encoding, Type as PhysicalType};
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::ColumnChunkMetaData;
 
 use self::codec::Codec;
 use self::header::{Content, PageHeader};
+use self::words::longest_word;
+use crate::budget::{Budget, BudgetError, Purpose, Reservation};
 use crate::thrift::Refused;
 
-/// The largest page that is unpacked, and the largest that was asked for beyond it.
+/// Pages up to this size are within what scans have beside their reservations: honest writers stay near 1 MiB.
+const LARGE_PAGE_BYTES: u64 = 4 << 20;
+
+/// The largest page that is unpacked, the budget that large ones take their memory from, and what was refused.
 ///
 /// The decoder turns every error into text; this is how its caller learns that it was a limit.
 #[derive(Debug)]
 pub(crate) struct PageLimit {
     /// In bytes, after decompression.
     pub(crate) bytes: u64,
+    budget: Budget,
     exceeded: AtomicU64,
+    short: AtomicU64,
 }
 
 impl PageLimit {
-    pub(crate) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64, budget: Budget) -> Self {
         Self {
             bytes,
+            budget,
             exceeded: AtomicU64::new(0),
+            short: AtomicU64::new(0),
         }
     }
 
     /// The size of a page that was refused; none where none was.
     pub(crate) fn exceeded(&self) -> Option<u64> {
         Some(self.exceeded.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    }
+
+    /// Why the budget had nothing for a large page; none where it had.
+    pub(crate) fn shortage(&self) -> Option<BudgetError> {
+        let short = Some(self.short.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)?;
+        Some(self.budget.refusal(short))
+    }
+
+    /// The memory of a page; nothing for one of the usual size.
+    fn reserve(&self, bytes: u64) -> Result<Option<Reservation>> {
+        if bytes <= LARGE_PAGE_BYTES {
+            return Ok(None);
+        }
+        let taken = self.budget.take(bytes, Purpose::Scans);
+        taken.map(Some).ok_or_else(|| {
+            self.short.fetch_max(bytes, Ordering::Relaxed);
+            ParquetError::General(format!("there is no memory for a page of {bytes} bytes"))
+        })
     }
 
     fn check(&self, bytes: u64) -> Result<()> {
@@ -62,8 +92,16 @@ pub(crate) struct PageDecoder {
     rest: Bytes,
     codec: Codec,
     limit: Arc<PageLimit>,
+    physical: PhysicalType,
+    /// Whether the footer says that values are encoded by what they share with the one before.
+    shares_prefixes: bool,
     /// A header that was looked at and whose page was not taken yet.
     peeked: Option<PageHeader>,
+    /// The dictionary, where it was looked at and not taken yet.
+    dictionary: Option<Page>,
+    /// Memory of the dictionary and of the page given last, where they are large.
+    large_dictionary: Option<Reservation>,
+    large_page: Option<Reservation>,
 }
 
 impl PageDecoder {
@@ -73,8 +111,36 @@ impl PageDecoder {
             rest: bytes,
             codec: Codec::new(column.compression()),
             limit,
+            physical: column.column_type(),
+            shares_prefixes: column
+                .encodings()
+                .any(|encoding| encoding == Encoding::DELTA_BYTE_ARRAY),
             peeked: None,
+            dictionary: None,
+            large_dictionary: None,
+            large_page: None,
         }
+    }
+
+    /// Whether a value may be longer than all the bytes that are its own.
+    pub(crate) fn shares_prefixes(&self) -> bool {
+        self.shares_prefixes
+    }
+
+    /// Bytes of the longest word of the dictionary, where there is one that has words of any length; 0 where those are
+    /// certainly no longer than `enough` bytes. To be asked before any page is taken.
+    pub(crate) fn longest_word(&mut self, enough: u64) -> Result<u64> {
+        let Some(header) = self.next_header()? else {
+            return Ok(0);
+        };
+        let is_dictionary = matches!(header.content, Content::Dictionary { .. });
+        let worth_it = is_dictionary && self.physical == PhysicalType::BYTE_ARRAY && header.uncompressed_bytes > enough;
+        self.peeked = Some(header);
+        if !worth_it {
+            return Ok(0);
+        }
+        self.dictionary = self.get_next_page()?;
+        Ok(self.dictionary.as_ref().map_or(0, |page| longest_word(page.buffer())))
     }
 
     /// The header of the next page that has values, with `rest` at the page's bytes.
@@ -103,6 +169,19 @@ impl PageDecoder {
             )));
         }
         self.limit.check(header.uncompressed_bytes)
+    }
+
+    /// A page whose values can be longer than itself must be announced, since strides are chosen by it.
+    fn check_encoding(&self, header: &PageHeader) -> Result<()> {
+        let encoding = match header.content {
+            Content::Data { encoding, .. } | Content::DataV2 { encoding, .. } => encoding,
+            Content::Dictionary { .. } | Content::Other => return Ok(()),
+        };
+        if encoding == Encoding::DELTA_BYTE_ARRAY && !self.shares_prefixes {
+            let reason = "a page is encoded as the footer does not say";
+            return Err(ParquetError::General(reason.to_owned()));
+        }
+        Ok(())
     }
 
     fn take_bytes(&mut self, header: &PageHeader) -> Result<Bytes> {
@@ -156,15 +235,35 @@ impl Iterator for PageDecoder {
 
 impl PageReader for PageDecoder {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
+        if let Some(dictionary) = self.dictionary.take() {
+            return Ok(Some(dictionary));
+        }
         let Some(header) = self.next_header()? else {
             return Ok(None);
         };
+        self.check_encoding(&header)?;
+        // The page given last is not used any more: its memory is free before more is taken.
+        self.large_page = None;
+        if !self.codec.is_plain() {
+            let large = self.limit.reserve(header.uncompressed_bytes)?;
+            match header.content {
+                Content::Dictionary { .. } => self.large_dictionary = large,
+                _ => self.large_page = large,
+            }
+        }
         let bytes = self.take_bytes(&header)?;
         let buf = self.unpack(&header, bytes)?;
         page(header.content, buf).map(Some)
     }
 
     fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
+        if self.dictionary.is_some() {
+            return Ok(Some(PageMetadata {
+                num_rows: None,
+                num_levels: None,
+                is_dict: true,
+            }));
+        }
         let header = self.next_header()?;
         let metadata = match header.as_ref().map(|header| &header.content) {
             Some(Content::Data { values, .. }) => Some(PageMetadata {
@@ -189,6 +288,9 @@ impl PageReader for PageDecoder {
     }
 
     fn skip_next_page(&mut self) -> Result<()> {
+        if self.dictionary.take().is_some() {
+            return Ok(());
+        }
         if let Some(header) = self.next_header()? {
             self.take_bytes(&header)?;
         }

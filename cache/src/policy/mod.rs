@@ -50,6 +50,7 @@
 //! - After every rank of a Zipf set has moved, it needs up to 2.5 times as many accesses as LRU to come back.
 
 mod reuse;
+mod scoped;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use reuse::{Reuse, Tide};
+pub(crate) use scoped::ScopedPolicy;
 use shelf::{Entry, List, SEEN_MAX, Shelf};
 
 /// Ghosts remembered for each resident.
@@ -259,7 +261,14 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         self.capacity_bytes
     }
 
-    fn bytes_of(&self, key: &K) -> u64 {
+    /// The residents and their bytes, in no order.
+    pub(crate) fn residents(&self) -> impl Iterator<Item = (K, u64)> {
+        let sized = self.slots.iter().map(|(key, slot)| (*key, self.shelf.get(*slot).bytes));
+        sized.filter(|(_, bytes)| *bytes > 0)
+    }
+
+    /// The bytes of a resident; 0 for what is none.
+    pub(crate) fn bytes_of(&self, key: &K) -> u64 {
         self.slots.get(key).map_or(0, |&slot| self.shelf.get(slot).bytes)
     }
 

@@ -1,7 +1,7 @@
 //! Puts the batches of one row group together, stride by stride.
 //!
 //! Columns come from decoders and from the chunk tier; where their strides end at different rows (a decoder had to
-//! shorten its own), the batches end at each such row. All of this runs on the CPU pool.
+//! shorten its own), the batches end at each such row. All of this runs on the CPU pool, but for what is light.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -91,6 +91,16 @@ impl Assembler {
             self.decoders.push(Decoder { decoder, feeds: group });
         }
         Ok(())
+    }
+
+    /// Whether a step does no work on values: all columns are held, and are given as they are.
+    pub(crate) fn is_light(&self) -> bool {
+        let types: Vec<_> = self
+            .feeds
+            .iter()
+            .map(|feed| feed.arrays.front().map(|array| array.data_type()))
+            .collect();
+        self.decoders.is_empty() && self.plan.shape.filter.is_none() && self.plan.adapter.passes(&types)
     }
 
     /// Decodes and gives the next stride.

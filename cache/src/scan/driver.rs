@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use futures::stream::{self, BoxStream, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
 use super::output::tidy;
 use super::plan::{FilePlan, Shape};
-use super::unit::{Delivery, UNIT_WINDOW_BATCHES, Unit, permits};
+use super::unit::{Delivery, Memory, UNIT_WINDOW_BATCHES, Unit, permits};
 use super::{Engine, ScanBatch, ScanRequest, Split};
-use crate::budget::{Purpose, Reservation};
+use crate::budget::Purpose;
 use crate::error::ReadError;
 use crate::footer::Footer;
 use crate::key::RowGroup;
@@ -52,7 +53,7 @@ pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'stat
 struct Begun {
     deliveries: mpsc::Receiver<Delivery>,
     _share: OwnedSemaphorePermit,
-    _memory: Reservation,
+    _memory: Memory,
     _task: AbortOnDrop,
 }
 
@@ -199,19 +200,21 @@ impl Starter<'_> {
             rows,
             parts: self.parts,
         };
-        let cost = unit.cost_bytes().max(UNIT_COST_FLOOR_BYTES);
+        let footprint = unit.footprint_bytes().max(UNIT_COST_FLOOR_BYTES);
         let share = Arc::clone(&self.budget)
-            .acquire_many_owned(permits(cost.min(self.engine.read_ahead_bytes)))
+            .acquire_many_owned(permits(footprint.min(self.engine.read_ahead_bytes)))
             .await;
         let share = share.map_err(|_| ReadError::internal("a scan's budget was closed"))?;
+        let cost = unit.cost_bytes().max(UNIT_COST_FLOOR_BYTES);
         let memory = self.engine.budget.reserve(cost, Purpose::Scans).await;
         let memory = memory.map_err(|source| ReadError::Budget {
             path: unit.plan.split.path.clone(),
             row_group: Some(row_group.0),
             source,
         })?;
+        let memory = Arc::new(Mutex::new(memory));
         let (out, deliveries) = mpsc::channel(UNIT_WINDOW_BATCHES);
-        let task = AbortOnDrop(tokio::spawn(unit.run(out)));
+        let task = AbortOnDrop(tokio::spawn(unit.run(Arc::clone(&memory), out)));
         Ok(self
             .begun
             .send(Ok(Begun {

@@ -4,10 +4,10 @@
 //! one load that any number of readers wait for and that outlives them. One load brings all such columns of a row group
 //! that were missing together, so that their bytes are fetched together.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayData, ArrayRef};
 use futures::future;
 
 use super::plan::{FilePlan, chunk_stride};
@@ -18,8 +18,10 @@ use crate::counters::{Lookups, Tier};
 use crate::decode::{ColumnDecoder, RowGroupBytes, SelectedColumn};
 use crate::error::ReadError;
 use crate::flights::Flight;
-use crate::key::{RowGroup, Source};
-use crate::pages::PageLimit;
+use crate::key::{RowGroup, Source, to_u64};
+
+/// A column that is more than twice as large as its footer says, and this, is not kept.
+const MOST_SURPLUS_BYTES: u64 = 64 << 20;
 
 /// What a load brings.
 pub(crate) type Landed = Result<Arc<Brought>, ReadError>;
@@ -27,6 +29,7 @@ pub(crate) type Landed = Result<Arc<Brought>, ReadError>;
 /// Chunks that one load brought.
 #[derive(Debug)]
 pub(crate) struct Brought {
+    /// Without those that turned out too large to be kept.
     pub(crate) chunks: HashMap<ChunkKey, Chunk>,
     /// The slowest tier that their bytes came from.
     pub(crate) source: Source,
@@ -60,16 +63,16 @@ pub(crate) fn claim(engine: &Arc<Engine>, plan: &Arc<FilePlan>, row_group: RowGr
         let mut claims: Vec<Claim> = Vec::with_capacity(plan.columns.len());
         for column in &plan.columns {
             let key = chunk_key(plan.split.file.key.id(), row_group, column);
+            let bytes = plan.decoded_bytes(index(row_group), std::iter::once(column));
             claims.push(if let Some(chunk) = engine.chunks.get(&key) {
-                lookups.hits += 1;
+                lookups.hits.add(chunk.bytes);
                 Claim::Held(chunk)
             } else if let Some(flight) = boarding.bound_for(&key) {
-                lookups.misses += 1;
-                lookups.coalesced += 1;
+                lookups.misses.add(bytes);
+                lookups.coalesced.add(bytes);
                 Claim::Awaited(key, flight)
             } else {
-                lookups.misses += 1;
-                let bytes = plan.decoded_bytes(index(row_group), std::iter::once(column));
+                lookups.misses.add(bytes);
                 wanted.extend(
                     engine
                         .chunks
@@ -79,7 +82,7 @@ pub(crate) fn claim(engine: &Arc<Engine>, plan: &Arc<FilePlan>, row_group: RowGr
                 Claim::Alone
             });
         }
-        lookups.count(Tier::Chunk);
+        lookups.count(Tier::Chunk, plan.split.file.ufs.mount_id());
         let Some(load) = Load::new(engine, plan, row_group, wanted) else {
             return claims;
         };
@@ -125,12 +128,8 @@ impl Load {
         );
         let spans: Vec<_> = ranges.iter().map(|(_, range)| range.clone()).collect();
         let (bytes, source) = self.engine.pages.read(&self.plan.split.file, &spans).await?;
-        let bytes = Arc::new(RowGroupBytes {
-            footer: Arc::clone(&self.plan.footer),
-            row_group: index(self.row_group),
-            chunks: ranges.iter().map(|(leaf, _)| *leaf).zip(bytes).collect(),
-            page_limit: Arc::new(PageLimit::new(self.engine.page_bytes_limit)),
-        });
+        let chunks = ranges.iter().map(|(leaf, _)| *leaf).zip(bytes);
+        let bytes = Arc::new(self.engine.row_group_bytes(&self.plan.footer, self.row_group, chunks));
         let Self {
             engine,
             plan,
@@ -144,23 +143,31 @@ impl Load {
             async move {
                 let key = place.key();
                 let path = plan.split.path.clone();
-                let decoded = engine
-                    .pool
-                    .run(move || decode(&plan, bytes, column).map(|strides| place.fill(strides)));
+                let most_bytes = place.bytes().saturating_mul(2).saturating_add(MOST_SURPLUS_BYTES);
+                let decoded = engine.pool.run(move || {
+                    let strides = decode(&plan, bytes, column, most_bytes)?;
+                    Ok::<_, ReadError>(strides.map(|strides| place.fill(strides)))
+                });
                 let blame = |panic| {
                     let reason = format!("its data breaks the decoder, which {panic}");
                     ReadError::corrupt(&path, Some(row_group.0), reason)
                 };
-                decoded.await.map_err(blame)?.map(|chunk| (key, chunk))
+                let chunk: Option<Chunk> = decoded.await.map_err(blame)??;
+                Ok::<_, ReadError>(chunk.map(|chunk| (key, chunk)))
             }
         });
-        let chunks = future::try_join_all(decoded).await?.into_iter().collect();
+        let chunks = future::try_join_all(decoded).await?.into_iter().flatten().collect();
         Ok(Arc::new(Brought { chunks, source }))
     }
 }
 
-/// All of a column, in the strides that chunks have.
-fn decode(plan: &FilePlan, bytes: Arc<RowGroupBytes>, column: SelectedColumn) -> Result<Vec<ArrayRef>, ReadError> {
+/// All of a column, in the strides that chunks have; none where it turns out to take more than `most_bytes`.
+fn decode(
+    plan: &FilePlan,
+    bytes: Arc<RowGroupBytes>,
+    column: SelectedColumn,
+    most_bytes: u64,
+) -> Result<Option<Vec<ArrayRef>>, ReadError> {
     let (row_group, limit) = (bytes.row_group, Arc::clone(&bytes.page_limit));
     let failed = |error: arrow::error::ArrowError| {
         let group = u32::try_from(row_group).ok();
@@ -168,11 +175,35 @@ fn decode(plan: &FilePlan, bytes: Arc<RowGroupBytes>, column: SelectedColumn) ->
     };
     let stride = plan.group(row_group).map_or(1, chunk_stride);
     let mut decoder = ColumnDecoder::open(bytes, vec![column], stride).map_err(failed)?;
-    let mut strides = Vec::new();
+    let (mut strides, mut held) = (Vec::new(), HeldBytes::default());
     while let Some(arrays) = decoder.next().map_err(failed)? {
+        arrays.iter().for_each(|array| held.add(&array.to_data()));
+        if held.bytes > most_bytes {
+            return Ok(None);
+        }
         strides.extend(arrays);
     }
-    Ok(strides)
+    Ok(Some(strides))
+}
+
+/// Bytes that arrays hold together: dictionaries and texts that several strides share count once. All of the arrays must
+/// live for as long as this does.
+#[derive(Default)]
+struct HeldBytes {
+    seen: HashSet<(usize, usize)>,
+    bytes: u64,
+}
+
+impl HeldBytes {
+    fn add(&mut self, data: &ArrayData) {
+        let nulls = data.nulls().map(|nulls| nulls.buffer());
+        for buffer in data.buffers().iter().chain(nulls) {
+            if self.seen.insert((buffer.as_ptr() as usize, buffer.len())) {
+                self.bytes += to_u64(buffer.len());
+            }
+        }
+        data.child_data().iter().for_each(|child| self.add(child));
+    }
 }
 
 fn index(row_group: RowGroup) -> usize {

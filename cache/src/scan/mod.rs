@@ -25,19 +25,21 @@ mod unit;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
+use bytes::Bytes;
 
 pub(crate) use self::driver::scan;
 pub(crate) use self::loads::Landed;
 pub use self::output::tidy;
 pub(crate) use self::poison::Poison;
 pub use self::residency::Residency;
-use crate::budget::{Budget, Reservation};
+use crate::budget::Budget;
 use crate::chunk::{ChunkKey, ChunkTier};
-use crate::decode::SelectedColumn;
+use crate::decode::{RowGroupBytes, SelectedColumn};
 use crate::error::ReadError;
 use crate::flights::Flights;
 use crate::footer::{Footer, FooterCache, chunk_range};
@@ -45,6 +47,7 @@ use crate::key::{FileId, RowGroup, Source};
 use crate::page::{OpenFile, PageTier};
 use crate::pages::PageLimit;
 use crate::pool::CpuPool;
+use crate::retention::Retentions;
 
 /// Decides which rows of a batch are kept.
 pub trait RowFilter: Send + Sync {
@@ -103,8 +106,9 @@ pub(crate) struct Engine {
     pub(crate) loads: Flights<ChunkKey, Landed>,
     pub(crate) poison: Poison,
     pub(crate) budget: Budget,
-    /// What loads of pages take of it.
-    pub(crate) _loads: Option<Reservation>,
+    pub(crate) retentions: Retentions,
+    /// Bytes of storage that reads were about so far, wherever they came from.
+    pub(crate) needed_bytes: AtomicU64,
     pub(crate) pool: CpuPool,
     /// Largest page after decompression, in bytes.
     pub(crate) page_bytes_limit: u64,
@@ -113,6 +117,26 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    /// Bytes of batches that one unit of a scan may have ready.
+    pub(crate) fn window_bytes(&self) -> u64 {
+        (self.read_ahead_bytes / 2).clamp(1, unit::UNIT_WINDOW_BYTES)
+    }
+
+    /// What decoders of a row group share, once its bytes are there: those of each leaf column's chunk.
+    pub(crate) fn row_group_bytes(
+        &self,
+        footer: &Arc<Footer>,
+        row_group: RowGroup,
+        chunks: impl Iterator<Item = (usize, Bytes)>,
+    ) -> RowGroupBytes {
+        RowGroupBytes {
+            footer: Arc::clone(footer),
+            row_group: usize::try_from(row_group.0).unwrap_or(usize::MAX),
+            chunks: chunks.collect(),
+            page_limit: Arc::new(PageLimit::new(self.page_bytes_limit, self.budget.clone())),
+        }
+    }
+
     pub(crate) async fn footer(&self, file: &OpenFile) -> Result<Arc<Footer>, ReadError> {
         self.footers.get(file, &self.pages, &self.pool).await
     }
@@ -120,6 +144,13 @@ impl Engine {
 
 /// Why data could not be decoded: the limit that refused it, else what the decoder said.
 fn decode_error(path: &str, row_group: Option<u32>, limit: Option<&PageLimit>, reason: &str) -> ReadError {
+    if let Some(source) = limit.and_then(PageLimit::shortage) {
+        return ReadError::Budget {
+            path: path.to_owned(),
+            row_group,
+            source,
+        };
+    }
     match limit.and_then(|limit| Some((limit.exceeded()?, limit.bytes))) {
         Some((value, limit)) => ReadError::LimitExceeded {
             path: path.to_owned(),

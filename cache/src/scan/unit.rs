@@ -5,21 +5,24 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::future;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::assemble::{Assembler, Step, Supply};
 use super::loads::{self, Claim};
 use super::output::batch_bytes;
 use super::plan::{FilePlan, chunk_stride, request_stride};
-use super::{Engine, ScanBatch, leaf_ranges};
-use crate::decode::{RowGroupBytes, SelectedColumn};
+use super::{Engine, ScanBatch, chunk_key, leaf_ranges};
+use crate::budget::Reservation;
+use crate::decode::SelectedColumn;
 use crate::error::ReadError;
 use crate::key::{RowGroup, Source};
-use crate::pages::PageLimit;
+use crate::pool::guarded;
 
 /// A batch, with its share of the unit's window, which is given back when the batch is taken.
 pub(crate) type Delivery = Result<(ScanBatch, OwnedSemaphorePermit), ReadError>;
@@ -34,6 +37,9 @@ pub(crate) struct Unit {
     /// How many decoders to run side by side.
     pub(crate) parts: usize,
 }
+
+/// The part of the budget that a unit has; given back as the unit needs less, and when its last batch is taken.
+pub(crate) type Memory = Arc<Mutex<Reservation>>;
 
 /// How much of the column chunks is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +59,7 @@ const HEAD_SHARE: u64 = 4;
 /// Bytes of the beginning of a column chunk at least: its dictionary and a page of the usual size.
 const HEAD_BYTES: u64 = 2 << 20;
 
-/// Bytes of batches that one unit may have ready.
+/// Bytes of batches that one unit may have ready, where the scan may hold twice as much.
 pub(crate) const UNIT_WINDOW_BYTES: u64 = 32 << 20;
 /// Batches that one unit may have ready, whatever their size.
 pub(crate) const UNIT_WINDOW_BATCHES: usize = 1 << 10;
@@ -67,6 +73,10 @@ fn bytes_of(batch: &RecordBatch) -> u64 {
     u64::try_from(batch_bytes(batch)).unwrap_or(u64::MAX)
 }
 
+fn bytes_in(ranges: &[(usize, Range<u64>)]) -> u64 {
+    ranges.iter().map(|(_, range)| range.end - range.start).sum()
+}
+
 /// How many permits stand for this many bytes.
 pub(crate) fn permits(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX)
@@ -74,51 +84,75 @@ pub(crate) fn permits(bytes: u64) -> u32 {
 
 impl Unit {
     /// Reads the row group into `out`; an error is the last thing sent.
-    pub(crate) async fn run(self, out: mpsc::Sender<Delivery>) {
-        if let Err(error) = self.attempt(&out).await {
+    pub(crate) async fn run(self, memory: Memory, out: mpsc::Sender<Delivery>) {
+        if let Err(error) = self.attempt(&memory, &out).await {
             // The reader has gone where this fails, and nobody is left to be told.
             let _ = out.send(Err(error)).await;
         }
     }
 
-    /// Bytes that this unit holds at most: its raw column chunks and its window.
+    /// Bytes of the budget that this unit needs at most: the raw column chunks and the window of what it is to decode. What
+    /// the chunk tier holds now is handed out as it is, and is paid for there.
     pub(crate) fn cost_bytes(&self) -> u64 {
-        let decoded = self
-            .plan
-            .decoded_bytes(self.row_group_index(), self.plan.columns.iter());
-        let raw: u64 = self
-            .ranges(self.plan.columns.iter())
-            .iter()
-            .map(|(_, range)| range.end - range.start)
-            .sum();
-        raw.saturating_add(decoded.min(UNIT_WINDOW_BYTES))
+        let (absent, _) = self.absent_and_held();
+        self.cost_of(&absent)
+    }
+
+    /// Bytes that this unit may keep from others, chunks included that cannot be freed while it has them.
+    pub(crate) fn footprint_bytes(&self) -> u64 {
+        let (absent, held) = self.absent_and_held();
+        let pinned = self.plan.decoded_bytes(self.row_group_index(), held.into_iter());
+        self.cost_of(&absent).saturating_add(pinned)
+    }
+
+    fn absent_and_held(&self) -> (Vec<&SelectedColumn>, Vec<&SelectedColumn>) {
+        let file = self.plan.split.file.key.id();
+        let is_absent = |column: &&SelectedColumn| {
+            let key = chunk_key(file, self.row_group, column);
+            !self.engine.chunks.contains(&key)
+        };
+        self.plan.columns.iter().partition(is_absent)
+    }
+
+    /// What it takes to decode these columns.
+    fn cost_of(&self, columns: &[&SelectedColumn]) -> u64 {
+        let decoded = self.plan.decoded_bytes(self.row_group_index(), columns.iter().copied());
+        let raw = bytes_in(&self.ranges(columns.iter().copied()));
+        raw.saturating_add(decoded.min(self.engine.window_bytes()))
     }
 
     /// Reads, unless that failed lately because of the file.
-    async fn attempt(&self, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
+    async fn attempt(&self, memory: &Memory, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
         let (file, columns) = (self.plan.split.file.key.id(), &self.plan.columns);
         if let Some(error) = self.engine.poison.find(file, self.row_group, columns) {
             return Err(error);
         }
-        let outcome = self.read(out).await;
+        let outcome = self.read(memory, out).await;
         if let Err(error) = &outcome {
             self.engine.poison.learn(file, self.row_group, columns, error);
         }
         outcome
     }
 
-    async fn read(&self, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
-        let window = usize::try_from(permits(UNIT_WINDOW_BYTES)).unwrap_or(usize::MAX);
+    async fn read(&self, memory: &Memory, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
+        let window_bytes = self.engine.window_bytes();
+        let window = usize::try_from(permits(window_bytes)).unwrap_or(usize::MAX);
         let window = Arc::new(Semaphore::new(window));
         if self.wants_head()
-            && let Some((batches, source)) = self.read_head().await?
+            && let Some((batches, source)) = self.read_head(memory).await?
         {
             return self.deliver(batches, source, &window, out).await.map(|_| ());
         }
-        let (mut assembler, source) = self.open(Extent::Whole).await?;
+        let needed_bytes = bytes_in(&self.ranges(self.plan.columns.iter()));
+        self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
+        let (mut assembler, source) = self.open(Extent::Whole, memory).await?;
         loop {
             let (next, step) = self.step(assembler).await?;
             assembler = next;
+            if step.done {
+                // The raw bytes are gone; what was decoded and is not taken yet fits the window.
+                memory.lock().shrink_to(window_bytes);
+            }
             if let Reader::Gone = self.deliver(step.batches, source, &window, out).await? {
                 return Ok(());
             }
@@ -131,8 +165,8 @@ impl Unit {
 
     /// The wanted rows out of the beginnings of the column chunks, or none where those turn out too short. Nothing is sent
     /// before all rows are there: what is missing shows as damage, which only the whole can tell from real damage.
-    async fn read_head(&self) -> Result<Option<(Vec<RecordBatch>, Source)>, ReadError> {
-        let (mut assembler, source) = match self.open(Extent::Head).await {
+    async fn read_head(&self, memory: &Memory) -> Result<Option<(Vec<RecordBatch>, Source)>, ReadError> {
+        let (mut assembler, source) = match self.open(Extent::Head, memory).await {
             Err(ReadError::Corrupt { .. }) => return Ok(None),
             opened => opened?,
         };
@@ -145,7 +179,7 @@ impl Unit {
             assembler = step.0;
             bytes += step.1.batches.iter().map(bytes_of).sum::<u64>();
             batches.extend(step.1.batches);
-            if bytes > UNIT_WINDOW_BYTES {
+            if bytes > self.engine.window_bytes() {
                 // Too much to hold back; the whole is sent as it is decoded.
                 return Ok(None);
             }
@@ -164,7 +198,7 @@ impl Unit {
         out: &mpsc::Sender<Delivery>,
     ) -> Result<Reader, ReadError> {
         for batch in batches {
-            let share = permits(bytes_of(&batch).min(UNIT_WINDOW_BYTES));
+            let share = permits(bytes_of(&batch).min(self.engine.window_bytes()));
             let held = Arc::clone(window).acquire_many_owned(share).await;
             let held = held.map_err(|_| ReadError::internal("a unit's window was closed"))?;
             if out.send(Ok((ScanBatch { batch, source }, held))).await.is_err() {
@@ -175,49 +209,61 @@ impl Unit {
     }
 
     async fn step(&self, mut assembler: Assembler) -> Result<(Assembler, Step), ReadError> {
-        let step = self
-            .engine
-            .pool
-            .run(move || assembler.step().map(|step| (assembler, step)))
-            .await;
+        let light = assembler.is_light();
+        let work = move || assembler.step().map(|step| (assembler, step));
+        // Handing over to another thread and back takes longer than putting references together.
+        let step = if light {
+            guarded(work)
+        } else {
+            self.engine.pool.run(work).await
+        };
         step.unwrap_or_else(|panic| Err(self.corrupt(&format!("its data breaks the decoder, which {panic}"))))
     }
 
     /// Waits for the columns that are on their way, reads the bytes of the others, and prepares the decoders.
-    async fn open(&self, extent: Extent) -> Result<(Assembler, Source), ReadError> {
+    async fn open(&self, extent: Extent, memory: &Memory) -> Result<(Assembler, Source), ReadError> {
         let claims = match extent {
             Extent::Whole => loads::claim(&self.engine, &self.plan, self.row_group),
             // Beginnings are not kept.
             Extent::Head => self.plan.columns.iter().map(|_| Claim::Alone).collect(),
         };
-        let alone = self.plan.columns.iter().zip(&claims);
-        let alone = alone
-            .filter(|(_, claim)| matches!(claim, Claim::Alone))
-            .map(|(column, _)| column);
-        let ranges = self.ranges(alone);
-        let spans: Vec<_> = ranges.iter().map(|(_, range)| self.part(range, extent)).collect();
-        let (supplies, (bytes, read_from)) =
-            future::try_join(awaited(claims, || self.lost()), self.raw(&spans)).await?;
-        let source = read_from.max(
-            supplies
-                .iter()
-                .map(|(_, source)| *source)
-                .max()
-                .unwrap_or(Source::Memory),
-        );
+        let alone: Vec<bool> = claims.iter().map(|claim| matches!(claim, Claim::Alone)).collect();
+        if extent == Extent::Whole {
+            // What others bring, they pay for.
+            let columns = self.plan.columns.iter().zip(&alone);
+            let columns: Vec<_> = columns.filter(|(_, alone)| **alone).map(|(column, _)| column).collect();
+            memory.lock().shrink_to(self.cost_of(&columns));
+        }
+        let of_those = |wanted: &[bool]| {
+            let columns = self.plan.columns.iter().zip(wanted);
+            let columns: Vec<_> = columns
+                .filter(|(_, wanted)| **wanted)
+                .map(|(column, _)| column)
+                .collect();
+            self.raw(self.ranges(columns.into_iter()), extent)
+        };
+        let (supplies, (mut chunks, read_from)) =
+            future::try_join(awaited(claims, || self.lost()), of_those(&alone)).await?;
+        // What was awaited and turned out too large to be kept is decoded here after all.
+        let late = supplies.iter().zip(&alone);
+        let late: Vec<bool> = late
+            .map(|((supply, _), alone)| matches!(supply, Supply::Decode) && !alone)
+            .collect();
+        let (late, late_from) = of_those(&late).await?;
+        chunks.extend(late);
+        let source = supplies
+            .iter()
+            .fold(read_from.max(late_from), |worst, (_, source)| worst.max(*source));
         let supplies: Vec<Supply> = supplies.into_iter().map(|(supply, _)| supply).collect();
         let stride = self.stride(&supplies);
         let plan = Arc::clone(&self.plan);
         let mut assembler = Assembler::new(plan, self.row_group_index(), self.rows, supplies);
-        if ranges.is_empty() || self.rows == 0 {
+        if chunks.is_empty() {
             return Ok((assembler, source));
         }
-        let bytes = RowGroupBytes {
-            footer: Arc::clone(&self.plan.footer),
-            row_group: self.row_group_index(),
-            chunks: ranges.iter().map(|(leaf, _)| *leaf).zip(bytes).collect(),
-            page_limit: Arc::new(PageLimit::new(self.engine.page_bytes_limit)),
-        };
+        let bytes = self
+            .engine
+            .row_group_bytes(&self.plan.footer, self.row_group, chunks.into_iter());
         let parts = self.parts;
         let open = move || assembler.open(Arc::new(bytes), stride, parts).map(|()| assembler);
         let opened = self.engine.pool.run(open).await;
@@ -226,12 +272,18 @@ impl Unit {
         Ok((assembler, source))
     }
 
-    /// Bytes of the file, and where they came from.
-    async fn raw(&self, spans: &[Range<u64>]) -> Result<(Vec<Bytes>, Source), ReadError> {
-        if spans.is_empty() || self.rows == 0 {
+    /// Bytes of leaf columns, and where they came from.
+    async fn raw(
+        &self,
+        ranges: Vec<(usize, Range<u64>)>,
+        extent: Extent,
+    ) -> Result<(Vec<(usize, Bytes)>, Source), ReadError> {
+        if ranges.is_empty() || self.rows == 0 {
             return Ok((Vec::new(), Source::Memory));
         }
-        Ok(self.engine.pages.read(&self.plan.split.file, spans).await?)
+        let spans: Vec<_> = ranges.iter().map(|(_, range)| self.part(range, extent)).collect();
+        let (bytes, source) = self.engine.pages.read(&self.plan.split.file, &spans).await?;
+        Ok((ranges.into_iter().map(|(leaf, _)| leaf).zip(bytes).collect(), source))
     }
 
     /// Rows of the strides of columns that are decoded.
@@ -311,8 +363,10 @@ async fn awaited(claims: Vec<Claim>, lost: impl Fn() -> ReadError) -> Result<Vec
             Claim::Alone => (Supply::Decode, Source::Memory),
             Claim::Awaited(key, flight) => {
                 let brought = flight.await.unwrap_or_else(|| Err(lost()))?;
-                let chunk = brought.chunks.get(&key).cloned().ok_or_else(&lost)?;
-                (Supply::Chunk(chunk), brought.source)
+                match brought.chunks.get(&key) {
+                    Some(chunk) => (Supply::Chunk(chunk.clone()), brought.source),
+                    None => (Supply::Decode, brought.source),
+                }
             }
         });
     }

@@ -100,6 +100,16 @@ impl UfsError {
         error
     }
 
+    /// The object that was to be read in a generation is there in none.
+    pub(crate) fn gone(subject: Subject, expected: &Generation) -> Self {
+        let reason = format!("STALE: the object is gone: generation {expected} was asked for, and there is none now");
+        let mut error = Self::new(UfsErrorKind::Stale, subject, reason);
+        if let Some(inner) = Arc::get_mut(&mut error.0) {
+            inner.stale = Some((expected.clone(), None));
+        }
+        error
+    }
+
     /// What a library error means, with a sentence of our own.
     pub(crate) fn from_store(error: &object_store::Error, subject: Subject) -> Self {
         let verdict = classify(error);

@@ -40,7 +40,7 @@ pub(super) async fn head(shared: &Shared, remote: &Remote, rel: &str) -> Result<
         Err(failure) => Err(failure.into_error(shared, Operation::Head, rel, None)),
     };
     let counted = outcome.as_ref().map(|_| 0).map_err(UfsError::kind);
-    metrics::request(shared.scheme, Operation::Head, started, counted);
+    metrics::request(shared, Operation::Head, started, counted);
     outcome.map_err(|e| e.with_tries(1, started))
 }
 
@@ -81,7 +81,7 @@ pub(super) async fn read(
         .as_ref()
         .map(|bytes| to_u64(bytes.len()))
         .map_err(UfsError::kind);
-    metrics::request(shared.scheme, Operation::Get, started, counted);
+    metrics::request(shared, Operation::Get, started, counted);
     outcome.map_err(|e| e.with_tries(tries, started))
 }
 

@@ -86,7 +86,7 @@ fn entries(shared: &Shared, listed: ListResult, prefix: &Path) -> Vec<DirEntry> 
 
 fn count(shared: &Shared, started: Instant, error: Option<&UfsError>) {
     let outcome = error.map_or(Ok(0), |e| Err(e.kind()));
-    metrics::request(shared.scheme, Operation::List, started, outcome);
+    metrics::request(shared, Operation::List, started, outcome);
 }
 
 /// A listing in progress. One object is held back, until the next shows whether it is a marker.

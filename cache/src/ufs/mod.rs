@@ -45,6 +45,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use self::check::CheckReport;
 pub use self::error::{UfsError, UfsErrorKind};
+pub use self::metrics::mount_id;
 pub use self::spec::{ResolveSecret, StoreSpec, UfsContext, UfsLimits};
 
 pub(crate) use self::error::{Operation, Subject};
@@ -124,6 +125,12 @@ impl Ufs {
     #[must_use]
     pub fn mount(&self) -> &str {
         &self.0.mount
+    }
+
+    /// What metrics call the mount: eight hexadecimal digits, made of its path.
+    #[must_use]
+    pub fn mount_id(&self) -> &Arc<str> {
+        &self.0.mount_id
     }
 
     /// The canonical URI of a path relative to the mount; of the mount itself for `""`.
@@ -215,6 +222,7 @@ impl fmt::Debug for Ufs {
 /// What every clone of a [`Ufs`] shares.
 struct Shared {
     mount: Arc<str>,
+    mount_id: Arc<str>,
     spec: StoreSpec,
     scheme: &'static str,
     limits: UfsLimits,
@@ -231,6 +239,7 @@ impl Shared {
     fn new(spec: StoreSpec, limits: UfsLimits, backend: Backend) -> Self {
         Self {
             mount: spec.mount.as_str().into(),
+            mount_id: mount_id(&spec.mount).into(),
             scheme: metrics::label(&spec.scheme),
             permits: Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS)),
             spec,

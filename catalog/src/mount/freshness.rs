@@ -80,7 +80,8 @@ impl FromStr for Freshness {
 )]
 pub struct FreshnessError;
 
-fn duration(text: &str) -> Option<Duration> {
+/// A whole number with a unit, as in `90s`.
+pub(super) fn duration(text: &str) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (amount, unit) = text.split_at(digits);
     let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit)?;

@@ -5,6 +5,7 @@
 //! | `mount/mod.rs` | one mount, its body in JSON, what can be wrong |
 //! | `mount/options.rs` | which options may be given, and which must be references to secrets |
 //! | `mount/freshness.rs` | how old a listing may be |
+//! | `mount/retention.rs` | what may be kept in a cache, for how long and how much |
 //! | `mount/table.rs` | all mounts together: longest prefix, shadowing, URIs |
 //!
 //! An option is either a policy of ours ([`POLICY_KEYS`]), checked here, or it belongs to the store and is
@@ -12,6 +13,7 @@
 
 mod freshness;
 mod options;
+mod retention;
 mod table;
 
 use std::collections::BTreeMap;
@@ -21,6 +23,9 @@ use serde::{Deserialize, Serialize};
 
 pub use freshness::{Freshness, FreshnessError};
 pub use options::{MAX_OPTION_KEY_BYTES, MAX_OPTION_VALUE_BYTES, MAX_OPTIONS, is_secret_key};
+pub use retention::{
+    CACHE_QUOTA_KEY, CACHE_RULES_KEY, CACHE_TTL_KEY, KeepRule, Retention, RetentionError, RetentionRule,
+};
 pub use table::{MAX_MOUNTS, MountTable, Resolved};
 
 use crate::path::NsPath;
@@ -31,7 +36,7 @@ use crate::uri::{Scheme, UfsUri};
 pub const FRESHNESS_KEY: &str = "freshness";
 
 /// The options that are ours and not the store's.
-pub const POLICY_KEYS: &[&str] = &[FRESHNESS_KEY];
+pub const POLICY_KEYS: &[&str] = &[FRESHNESS_KEY, CACHE_TTL_KEY, CACHE_QUOTA_KEY, CACHE_RULES_KEY];
 
 /// Under storage bound to a path of the namespace.
 ///
@@ -84,6 +89,14 @@ impl Mount {
         }
     }
 
+    /// What of it may be kept in a cache; without bounds when nothing is said.
+    ///
+    /// # Errors
+    /// [`MountError::Retention`], only when the options were changed after the mount was made.
+    pub fn retention(&self) -> Result<Retention, MountError> {
+        Retention::of(&self.options).map_err(MountError::Retention)
+    }
+
     /// The options that are the store's: all but those in [`POLICY_KEYS`].
     pub fn store_options(&self) -> impl Iterator<Item = (&str, &str)> {
         let options = self.options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
@@ -97,7 +110,8 @@ impl Mount {
             return Err(MountError::QueryInUri);
         }
         options::check(&self.options)?;
-        self.freshness().map(|_| ())
+        self.freshness()?;
+        self.retention().map(|_| ())
     }
 }
 
@@ -183,6 +197,9 @@ pub enum MountError {
     /// The option `freshness` cannot be read.
     #[error("option \"freshness\" cannot be read")]
     Freshness(#[source] FreshnessError),
+    /// One of the options `cache_ttl`, `cache_quota`, `cache_rules` cannot be read.
+    #[error(transparent)]
+    Retention(RetentionError),
     /// The URI holds `?` or `#`.
     #[error("the URI of a mount may not carry a query or fragment: give settings as options")]
     QueryInUri,

@@ -24,7 +24,11 @@ Examples:
   jetbridge mount add /web https://example.org/data --option freshness=immutable
 
 Secrets are given by reference only: env:NAME or file:PATH, read by the server. `freshness` says how long what was
-listed may be believed: immutable, max-age=60s (the default) or always (look every time).";
+listed may be believed: immutable, max-age=60s (the default) or always (look every time).
+
+What the cache keeps of a mount: cache_ttl=12h (no longer than that), cache_quota=100GiB (no more of raw pages, nor of
+decoded columns), cache_rules=\"never tmp/**; max-age=1h logs/**; always hot/*.parquet\" (exceptions, by path in the
+mount; the first that matches holds; always keeps columns decoded from the first read on, and without end).";
 
 /// Commands about mounts.
 #[derive(Debug, Subcommand)]

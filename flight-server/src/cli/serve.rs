@@ -18,6 +18,7 @@ use crate::data_folder::DataFolder;
 use crate::flight::FlightDoor;
 use crate::node::Node;
 use crate::observe;
+use crate::retention;
 use crate::server::{self, Drained, LISTENING, Listeners, Parts};
 
 const EXAMPLES: &str = "\
@@ -48,6 +49,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<(), CliError> {
 fn serve(arguments: &ServeArgs) -> anyhow::Result<()> {
     let settings = config::load(&arguments.config, std::env::vars_os(), &Machine::probe())?.settings;
     observe::init_logging(&settings.log, settings.log_format)?;
+    open_many_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("jetbridge")
@@ -59,6 +61,17 @@ fn serve(arguments: &ServeArgs) -> anyhow::Result<()> {
     outcome
 }
 
+/// Raises the limit on open files as far as the system lets us: every decoded chunk in memory has a descriptor, and the
+/// usual limit of 1024 is for programs that wait with `select`.
+fn open_many_files() {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) => tracing::debug!(files, "limit on open files"),
+        Err(error) => {
+            tracing::warn!(%error, "the limit on open files stays as it is; with a low one, few chunks are kept")
+        }
+    }
+}
+
 /// Puts the parts of a server together, says that it is ready, and runs it. The one place that wires them.
 async fn start(settings: &Settings) -> anyhow::Result<()> {
     let mut signals = Signals::listen()?;
@@ -68,6 +81,7 @@ async fn start(settings: &Settings) -> anyhow::Result<()> {
     let node = Arc::new(Node::open(settings).await?);
     let location = location(settings.advertise.as_deref(), listeners.flight_address());
     let _gauges = AbortOnDropHandle::new(tokio::spawn(publish(Arc::clone(&node.cache))));
+    let _retention = AbortOnDropHandle::new(tokio::spawn(retention::enforce(Arc::clone(&node.cache))));
     let front = FlightDoor::new(node, location.as_deref()).into_service();
     let parts = Parts {
         flight: move |request| front.clone().answer(request),

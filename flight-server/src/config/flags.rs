@@ -64,7 +64,7 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     cache_dirs: Vec<String>,
 
-    /// Size of a raw page; cache folders of another size begin empty [default: 64KiB]
+    /// Size of a raw page; cache folders of another size begin empty [default: 4KiB]
     #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
     #[serde(skip_serializing_if = "Option::is_none")]
     page_bytes: Option<String>,

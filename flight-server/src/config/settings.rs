@@ -29,6 +29,8 @@ const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(360
 const PAGE_BYTES: RangeInclusive<u64> = 4 << 10..=64 << 20;
 /// One request of more than this takes longer than a retry is worth.
 const FETCH_BYTES_LIMIT: u64 = 1 << 30;
+/// Deeper schemas do not fit Arrow's IPC messages, as most programs read them.
+const SCHEMA_DEPTH: RangeInclusive<u64> = 1..=60;
 const THREADS: RangeInclusive<usize> = 1..=1024;
 const STORE_CONCURRENCY: RangeInclusive<usize> = 1..=4096;
 
@@ -198,6 +200,12 @@ fn check(written: &Written) -> Result<(), Refused> {
     for (key, value, range) in durations {
         within(key, value, range, duration)?;
     }
+    within(
+        "max_schema_depth",
+        written.max_schema_depth,
+        SCHEMA_DEPTH,
+        u64::to_string,
+    )?;
     within("decode_threads", written.decode_threads, THREADS, usize::to_string)?;
     within(
         "store_concurrency",

@@ -46,3 +46,33 @@ def samples(admin_uri: str) -> list[Sample]:
 def total(admin_uri: str, name: str, **labels: str) -> float:
     """The sum over all samples of a name that bear these labels; 0 when there are none yet."""
     return sum(s.value for s in samples(admin_uri) if s.name == name and labels.items() <= s.labels.items())
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """Lookups of a tier; a miss that found its load under way counts as coalesced too."""
+
+    hits: float
+    misses: float
+    coalesced: float
+
+    @property
+    def all(self) -> float:
+        return self.hits + self.misses
+
+    def since(self, earlier: Lookups) -> Lookups:
+        """Those after an earlier look."""
+        return Lookups(self.hits - earlier.hits, self.misses - earlier.misses, self.coalesced - earlier.coalesced)
+
+
+def lookups(admin_uri: str) -> dict[str, Lookups]:
+    """Lookups so far of the tiers `page` and `chunk`, by one scrape."""
+    found = samples(admin_uri)
+
+    def of(tier: str) -> Lookups:
+        kinds = [f"jetbridge_cache_{kind}_total" for kind in ("hits", "misses", "coalesced")]
+        return Lookups(
+            *(sum(s.value for s in found if (s.name, s.labels.get("tier")) == (kind, tier)) for kind in kinds)
+        )
+
+    return {tier: of(tier) for tier in ("page", "chunk")}

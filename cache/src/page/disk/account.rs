@@ -6,12 +6,13 @@
 use std::time::{Duration, Instant};
 
 use crate::key::FileId;
-use crate::policy::{Policy, Verdict};
+use crate::policy::ScopedPolicy;
+use crate::retention::Quota;
 
 /// For how long a disk that was full is taken to be full.
 const FULL_RETRY: Duration = Duration::from_secs(10 * 60);
 
-/// Sixteen pages of a file, the unit of eviction.
+/// Pages of a file that follow one another ([`EXTENT_PAGES`](super::presence::EXTENT_PAGES)): the unit of eviction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Extent {
     pub(super) file: FileId,
@@ -21,7 +22,7 @@ pub(super) struct Extent {
 /// The account of a folder. All bytes are as the file system allocates them.
 #[derive(Debug)]
 pub(super) struct Account {
-    policy: Policy<Extent>,
+    policy: ScopedPolicy<Extent>,
     capacity_bytes: u64,
     table_bytes: u64,
     /// What the policy was told.
@@ -39,7 +40,7 @@ struct Full {
 impl Account {
     pub(super) fn new(capacity_bytes: u64) -> Self {
         Self {
-            policy: Policy::new(capacity_bytes),
+            policy: ScopedPolicy::new(capacity_bytes),
             capacity_bytes,
             table_bytes: 0,
             room: capacity_bytes,
@@ -56,20 +57,22 @@ impl Account {
     }
 
     /// Asks to keep so many bytes more of an extent: whether to, and what has to go.
-    pub(super) fn admit(&mut self, extent: Extent, bytes: u64, now: Instant) -> (bool, Vec<Extent>) {
+    pub(super) fn admit(
+        &mut self,
+        extent: Extent,
+        bytes: u64,
+        quota: Option<Quota>,
+        now: Instant,
+    ) -> (bool, Vec<Extent>) {
         if self.full.is_some_and(|full| now >= full.until) {
             self.full = None;
         }
         // The room may be another than at the last time, and what was evicted may have been put back by a part that was
         // dropped meanwhile.
         let mut victims = self.enforce();
-        match self.policy.admit(extent, bytes) {
-            Verdict::Refused => (false, victims),
-            Verdict::Admitted { evicted } => {
-                victims.extend(evicted);
-                (true, victims)
-            }
-        }
+        let decision = self.policy.admit(extent, bytes, quota);
+        victims.extend(decision.evicted);
+        (decision.admitted, victims)
     }
 
     pub(super) fn touch(&mut self, extent: Extent) {
@@ -79,12 +82,15 @@ impl Account {
     /// Says what is left of an extent after pages of it went, or did not come. One that the policy itself evicted is
     /// none of its residents any more, and is not mentioned: it may remember what it evicted, and would forget it.
     pub(super) fn resize(&mut self, extent: Extent, bytes: u64) {
-        if self.policy.contains(&extent) {
-            self.policy.remove(&extent);
+        if self.policy.contains(&extent) || bytes > 0 {
+            self.policy.resize(extent, bytes);
         }
-        if bytes > 0 {
-            self.policy.restore(extent, bytes);
-        }
+    }
+
+    /// Says anew which extents have which quota, and gives what has to go.
+    #[must_use = "what is evicted has to be dropped"]
+    pub(super) fn set_quotas(&mut self, quota_of: impl Fn(FileId) -> Option<Quota>) -> Vec<Extent> {
+        self.policy.set_quotas(|extent| quota_of(extent.file))
     }
 
     /// Takes what was found on disk as held, for [`Account::enforce`] to cut down.

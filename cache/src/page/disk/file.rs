@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -30,6 +31,8 @@ pub(super) struct CachedFile {
     pub(super) folder: usize,
     pub(super) header: Header,
     pub(super) shape: Shape,
+    /// When its first page came.
+    pub(super) since: SystemTime,
     /// Held by whoever changes the files on disk.
     pub(super) writer: Mutex<Writer>,
     /// The held pages. Changed only under `writer`; read at any time.
@@ -48,6 +51,7 @@ impl CachedFile {
             folder,
             header,
             shape,
+            since: SystemTime::now(),
             writer: Mutex::default(),
             presence: RwLock::default(),
             dead: AtomicBool::new(false),

@@ -16,6 +16,7 @@ use super::health::{Event, FolderHealth};
 use super::place::{Candidate, choose};
 use super::presence::extent_of;
 use super::table::{Header, SLOT_BYTES, Slot, slot_offset};
+use crate::counters::{self, Tier};
 use crate::key::{FileKey, to_u64, to_usize};
 
 /// A file may be dropped while its pages are on the way; so often they are put in another try.
@@ -129,6 +130,7 @@ impl DiskPages {
     ) -> Vec<u64> {
         let (mut wanted, mut victims) = self.admit(file, absent);
         loop {
+            counters::evictions(Tier::Page, "capacity", victims.len());
             for victim in victims {
                 if victim.file == file.id() {
                     wanted.retain(|page| extent_of(*page) != victim.index);
@@ -152,6 +154,8 @@ impl DiskPages {
     /// The pages that are admitted, and what is evicted for them.
     fn admit(&self, file: &CachedFile, absent: &[u64]) -> (Vec<u64>, Vec<Extent>) {
         let now = self.now();
+        let quota = file.header.uri.as_ref().and_then(|uri| self.retentions.of(uri).quota);
+        let quota = quota.and_then(|quota| self.share_of(file.folder).of(quota));
         let (mut wanted, mut victims) = (Vec::new(), Vec::new());
         let Some(mut account) = self.account_of(file) else {
             return (wanted, victims);
@@ -159,7 +163,7 @@ impl DiskPages {
         for pages in absent.chunk_by(|a, b| extent_of(*a) == extent_of(*b)) {
             let bytes = pages.iter().map(|page| file.shape.allocated(*page)).sum();
             let extent = file.extent(extent_of(pages[0]));
-            let (admitted, evicted) = account.admit(extent, bytes, now);
+            let (admitted, evicted) = account.admit(extent, bytes, quota, now);
             victims.extend(evicted);
             if admitted {
                 wanted.extend(pages);

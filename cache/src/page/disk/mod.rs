@@ -23,7 +23,7 @@
 //!
 //! # Why this, and why not that
 //! Why one sparse file and not a file a page: contiguous pages are one read, a file version is freed by two unlinks, and
-//! pages can be small. Why extents of 16 pages are evicted and not single ones: a policy over 16 million pages takes
+//! pages can be small. Why extents of 256 pages are evicted and not single ones: a policy over 256 million pages takes
 //! more memory than the pages' tables, and a hole of 1 MiB is what disks free well. Why the kernel's page cache is used:
 //! it is the memory tier of these pages.
 //!
@@ -52,7 +52,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::{MutexGuard, RwLock};
@@ -64,7 +64,9 @@ use self::folder::Folder;
 use self::fs::{FileSystem, LocalFs};
 use self::handles::Handles;
 pub use self::health::FolderHealth;
+use crate::counters::{self, Tier};
 use crate::key::{FileId, FileKey, PageIndex};
+use crate::retention::{Quota, Retentions};
 
 /// So many file versions are kept open, two files each.
 const MAX_OPEN_FILES: usize = 1024;
@@ -74,7 +76,7 @@ const MAX_OPEN_FILES: usize = 1024;
 pub struct DiskConfig {
     /// The folders; at least one.
     pub folders: Vec<FolderConfig>,
-    /// One page, in bytes: a multiple of 4096, at most 1 GiB. Default 64 KiB. Folders of another size begin empty.
+    /// One page, in bytes: a multiple of 4096, at most 1 GiB. Default 4 KiB. Folders of another size begin empty.
     pub page_size_bytes: u64,
 }
 
@@ -82,7 +84,7 @@ impl Default for DiskConfig {
     fn default() -> Self {
         Self {
             folders: Vec::new(),
-            page_size_bytes: 64 << 10,
+            page_size_bytes: 4 << 10,
         }
     }
 }
@@ -104,6 +106,8 @@ pub struct DiskPages {
     handles: Handles,
     serials: AtomicU64,
     outside: Outside,
+    /// What quotas there are.
+    pub(crate) retentions: Retentions,
 }
 
 /// What of one file version is held.
@@ -161,7 +165,7 @@ struct Outside {
 
 impl DiskPages {
     /// Opens the folders, and finds what they hold. A folder on a broken disk is left out, and tried again by
-    /// [`DiskPages::maintain`]. Blocks, about a second for a terabyte of 64 KiB pages.
+    /// [`DiskPages::maintain`]. Blocks, about a second for 64 GB of 4 KiB pages.
     ///
     /// # Errors
     /// Settings that cannot be: no folder, a page size that does not fit; a folder that is named twice, in use by
@@ -243,7 +247,27 @@ impl DiskPages {
             return;
         };
         let evicted = of.account.lock().set_capacity(capacity_bytes);
+        counters::evictions(Tier::Page, "capacity", evicted.len());
         self.evict(folder, evicted);
+    }
+
+    /// When the first of the pages that are held of a file version came.
+    #[must_use]
+    pub fn held_since(&self, file: FileId) -> Option<SystemTime> {
+        self.lookup(file).map(|file| file.since)
+    }
+
+    /// Drops what is beyond quotas that were set anew. Files whose URI is too long to be kept have none. Blocks.
+    pub fn rescope(&self) {
+        let uri_of = |file| self.lookup(file)?.header.uri.clone();
+        for (number, folder) in self.folders.iter().enumerate() {
+            // Found out before the account is locked, which it looks into.
+            let share = self.share_of(number);
+            let quota_of = |file| share.of(self.retentions.of(&uri_of(file)?).quota?);
+            let evicted = folder.account.lock().set_quotas(quota_of);
+            counters::evictions(Tier::Page, "quota", evicted.len());
+            self.evict(number, evicted);
+        }
     }
 
     /// The folders, in the order of the settings.
@@ -289,12 +313,36 @@ impl DiskPages {
         (!file.is_dead()).then_some(account)
     }
 
+    /// A folder's part of all capacity. Files are placed by it, so quotas are shared out by it.
+    fn share_of(&self, folder: usize) -> Share {
+        let capacity = |of: &Folder| of.account.lock().capacity_bytes();
+        Share {
+            part: self.folders.get(folder).map_or(0, capacity),
+            whole: self.folders.iter().map(capacity).map(u128::from).sum(),
+        }
+    }
+
     fn now(&self) -> Instant {
         (self.outside.clock)()
     }
 
     fn fs(&self) -> &dyn FileSystem {
         self.outside.fs.as_ref()
+    }
+}
+
+/// A part of a whole.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    part: u64,
+    whole: u128,
+}
+
+impl Share {
+    fn of(self, quota: Quota) -> Option<Quota> {
+        let bytes = u128::from(self.part) * u128::from(quota.bytes) / self.whole.max(1);
+        let bytes = u64::try_from(bytes).ok()?;
+        Some(Quota { bytes, ..quota })
     }
 }
 

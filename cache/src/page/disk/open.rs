@@ -15,6 +15,8 @@ use super::handles::Handles;
 use super::recover::{self, Found};
 use super::table::MAX_PAGE_BYTES;
 use super::{DiskConfig, DiskPages, Outside};
+use crate::counters::{self, Tier};
+use crate::retention::Retentions;
 
 impl DiskPages {
     /// Opens a store on a file system and a clock.
@@ -36,6 +38,7 @@ impl DiskPages {
             handles: Handles::new(outside.max_open_files),
             serials: AtomicU64::new(0),
             outside,
+            retentions: Retentions::default(),
         };
         for (number, (path, settings)) in paths.into_iter().zip(&config.folders).enumerate() {
             let opened = store.occupy(&path)?;
@@ -55,6 +58,7 @@ impl DiskPages {
             return;
         };
         let evicted = folder.account.lock().enforce();
+        counters::evictions(Tier::Page, "capacity", evicted.len());
         self.evict(number, evicted);
     }
 
@@ -113,6 +117,7 @@ impl DiskPages {
         let writer = Writer::found(found.blocks);
         let tables = writer.charged();
         let mut file = CachedFile::new(self.next_serial(), number, found.header, self.page_size);
+        file.since = found.since;
         file.writer = Mutex::new(writer);
         file.presence = RwLock::new(found.presence);
         let file = Arc::new(file);

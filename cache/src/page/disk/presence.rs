@@ -1,53 +1,99 @@
-//! Which pages of a file are held: a bit a page, by extents of 16, with nothing for extents that hold none.
+//! Which pages of a file are held: a bit a page, by extents of 256, with nothing for extents that hold none.
 //!
-//! Why a tree of masks and not one long bitmap: a file of a terabyte of which the last page is held would take 2 MB of
-//! zeros, and a name that lies about its size any amount. Dense, this is about one byte a page.
+//! Why a tree of masks and not one long bitmap: a file of a terabyte of which the last page is held would take 32 MB of
+//! zeros, and a name that lies about its size any amount. Dense, this is about a quarter of a byte a page.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{BitOr, Range};
 
 /// Pages of an extent: the unit of eviction.
-pub(super) const EXTENT_PAGES: u64 = 16;
+pub(super) const EXTENT_PAGES: u64 = 256;
+
+const WORD_BITS: u64 = 64;
+
+/// Some pages of an extent, a bit each.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mask([u64; 4]);
+
+const _: () = assert!(EXTENT_PAGES == 4 * WORD_BITS);
+
+impl Mask {
+    fn one(page: u64) -> Self {
+        let at = page % EXTENT_PAGES;
+        let of_word = |word: u64| {
+            if at / WORD_BITS == word {
+                1 << (at % WORD_BITS)
+            } else {
+                0
+            }
+        };
+        Self([0, 1, 2, 3].map(of_word))
+    }
+
+    fn has(&self, page: u64) -> bool {
+        !self.without(Self::one(page)).eq(self)
+    }
+
+    fn without(&self, other: Self) -> Self {
+        let mut words = self.0;
+        words.iter_mut().zip(other.0).for_each(|(word, gone)| *word &= !gone);
+        Self(words)
+    }
+
+    fn count(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+}
+
+impl BitOr for Mask {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        let mut words = self.0;
+        words.iter_mut().zip(other.0).for_each(|(word, more)| *word |= more);
+        Self(words)
+    }
+}
 
 /// The pages of a file that are held.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Presence {
-    extents: BTreeMap<u64, u16>,
+    extents: BTreeMap<u64, Mask>,
     pages: u64,
 }
 
 impl Presence {
     pub(super) fn contains(&self, page: u64) -> bool {
-        self.mask(extent_of(page)) & bit(page) != 0
+        self.extents.get(&extent_of(page)).is_some_and(|mask| mask.has(page))
     }
 
     pub(super) fn insert(&mut self, page: u64) {
         let mask = self.extents.entry(extent_of(page)).or_default();
-        if *mask & bit(page) == 0 {
-            *mask |= bit(page);
+        if !mask.has(page) {
+            *mask = *mask | Mask::one(page);
             self.pages += 1;
         }
     }
 
     /// Forgets the pages of a range that lie in one extent, and returns them as a mask.
-    pub(super) fn remove(&mut self, extent: u64, range: &Range<u64>) -> u16 {
+    pub(super) fn remove(&mut self, extent: u64, range: &Range<u64>) -> Mask {
         let Some(mask) = self.extents.get_mut(&extent) else {
-            return 0;
+            return Mask::default();
         };
         let removed = pages_of(extent, *mask)
             .filter(|page| range.contains(page))
-            .fold(0, |removed, page| removed | bit(page));
-        *mask &= !removed;
-        if *mask == 0 {
+            .fold(Mask::default(), |removed, page| removed | Mask::one(page));
+        *mask = mask.without(removed);
+        if *mask == Mask::default() {
             self.extents.remove(&extent);
         }
-        self.pages -= u64::from(removed.count_ones());
+        self.pages -= removed.count();
         removed
     }
 
     /// The pages of an extent, as bits.
-    pub(super) fn mask(&self, extent: u64) -> u16 {
-        self.extents.get(&extent).copied().unwrap_or(0)
+    pub(super) fn mask(&self, extent: u64) -> Mask {
+        self.extents.get(&extent).copied().unwrap_or_default()
     }
 
     /// The extents that hold pages of a range.
@@ -86,12 +132,8 @@ pub(super) fn extent_pages(extent: u64) -> Range<u64> {
 }
 
 /// The pages that a mask of an extent stands for.
-pub(super) fn pages_of(extent: u64, mask: u16) -> impl Iterator<Item = u64> {
-    extent_pages(extent).filter(move |page| mask & bit(*page) != 0)
-}
-
-fn bit(page: u64) -> u16 {
-    1 << (page % EXTENT_PAGES)
+pub(super) fn pages_of(extent: u64, mask: Mask) -> impl Iterator<Item = u64> {
+    extent_pages(extent).filter(move |page| mask.has(*page))
 }
 
 #[cfg(test)]
@@ -101,22 +143,20 @@ mod tests {
     #[test]
     fn pages_come_and_go() {
         let mut held = Presence::default();
-        for page in [3, 15, 16, 40, 3] {
+        for page in [3, 255, 256, 600, 3] {
             held.insert(page);
         }
-        assert_eq!(held.iter().collect::<Vec<_>>(), [3, 15, 16, 40]);
+        assert_eq!(held.iter().collect::<Vec<_>>(), [3, 255, 256, 600]);
         assert_eq!(held.pages(), 4);
-        assert_eq!(held.extents(&(0..16)), [0]);
-        assert_eq!(held.extents(&(15..33)), [0, 1, 2]);
+        assert_eq!(held.extents(&(0..256)), [0]);
+        assert_eq!(held.extents(&(255..513)), [0, 1, 2]);
         assert_eq!(held.extents(&(5..5)), [] as [u64; 0]);
-        assert_eq!(pages_of(0, held.remove(0, &(4..100))).collect::<Vec<_>>(), [15]);
-        assert_eq!(held.remove(9, &(0..1000)), 0);
-        assert!(held.contains(3) && !held.contains(15) && held.contains(16));
+        assert_eq!(pages_of(0, held.remove(0, &(4..300))).collect::<Vec<_>>(), [255]);
+        assert_eq!(held.remove(9, &(0..1000)), Mask::default());
+        assert!(held.contains(3) && !held.contains(255) && held.contains(256));
         assert_eq!(held.pages(), 3);
-        assert_eq!(
-            held.remove(0, &(0..16)) | held.remove(1, &(0..17)) | held.remove(2, &(0..99)),
-            0b1_0000_1001
-        );
+        let rest = held.remove(0, &(0..256)) | held.remove(1, &(0..257)) | held.remove(2, &(0..999));
+        assert_eq!(rest, Mask([0b1001, 1 << 24, 0, 0]));
         assert!(held.is_empty());
         assert_eq!(held, Presence::default());
     }

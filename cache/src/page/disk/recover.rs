@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub(super) presence: Presence,
     /// The blocks of slots in use.
     pub(super) blocks: BTreeSet<u64>,
+    /// When the table was made, or changed where the file system does not know that.
+    pub(super) since: SystemTime,
     /// When a page last came or went.
     modified: SystemTime,
 }
@@ -174,11 +176,14 @@ fn load(paths: &Paths, id: FileId, page_size: u64, fs: &dyn FileSystem) -> io::R
     if data.blocks().saturating_mul(512) > allocated {
         free_gaps(&fs.open(&paths.data)?, shape, &slots.presence, data.len(), fs);
     }
+    let about = table.metadata()?;
+    let modified = about.modified()?;
     Ok(Some(Found {
         header,
         presence: slots.presence,
         blocks: slots.blocks,
-        modified: table.metadata()?.modified()?,
+        since: about.created().unwrap_or(modified),
+        modified,
     }))
 }
 

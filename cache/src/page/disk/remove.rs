@@ -7,8 +7,9 @@ use super::DiskPages;
 use super::account::Extent;
 use super::file::{BLOCK_BYTES, CachedFile, Paths, Writer, block_of, block_pages};
 use super::handles::Open;
-use super::presence::{extent_of, extent_pages, pages_of};
+use super::presence::{Mask, extent_of, extent_pages, pages_of};
 use super::table::{SLOT_BYTES, slot_offset};
+use crate::counters::{self, Tier};
 use crate::key::{FileId, to_usize};
 
 impl DiskPages {
@@ -21,7 +22,8 @@ impl DiskPages {
         if file.is_dead() {
             return 0;
         }
-        let bytes = file.bytes();
+        let (bytes, extents) = (file.bytes(), file.presence.read().extents(&(0..u64::MAX)).len());
+        counters::evictions(Tier::Page, "removed", extents);
         self.discard(&file, &mut writer);
         bytes
     }
@@ -204,7 +206,7 @@ impl DiskPages {
 }
 
 /// Pages of an extent that follow one another.
-fn parts(extent: u64, mask: u16) -> Vec<Range<u64>> {
+fn parts(extent: u64, mask: Mask) -> Vec<Range<u64>> {
     let mut parts: Vec<Range<u64>> = Vec::new();
     for page in pages_of(extent, mask) {
         match parts.last_mut() {

@@ -54,7 +54,7 @@ pub(super) fn list(shared: Arc<Shared>, rel: String) -> BoxStream<'static, Resul
             Some(end) => {
                 let end = end.map_err(|fault| fault_error(&shared, Operation::List, &rel, fault));
                 metrics::request(
-                    shared.scheme,
+                    &shared,
                     Operation::List,
                     started,
                     end.as_ref().map(|()| 0).map_err(UfsError::kind),
@@ -112,7 +112,7 @@ where
         )),
     };
     let counted = outcome.as_ref().map(Measured::bytes).map_err(UfsError::kind);
-    metrics::request(shared.scheme, operation, started, counted);
+    metrics::request(shared, operation, started, counted);
     outcome
 }
 

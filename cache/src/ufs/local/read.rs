@@ -1,8 +1,13 @@
 //! Pinned reads: open, look, read, look again.
 //!
 //! Between two looks that see the same generation nothing was written, provided that a write is seen at all: the kernel
-//! stamps files by a clock that ticks every few ms, so two writes within one tick look like one. Hence the first look
-//! waits until the file's stamp is older than a tick: from then on any write changes it.
+//! stamps files by a clock that ticks every few ms, so two writes within one tick look like one; and it stamps a write when
+//! that begins, so what is read while one long write goes on is seen with its stamp already. Hence the first look waits
+//! until the file's stamp is older than both.
+//!
+//! What this does not see: a file that is rewritten in place, not longer nor shorter, by a single write that takes longer
+//! than that, or through a mapping, which stamps only its first change. Programs that replace files by renaming a new one
+//! over the old, as writers of Parquet do, are not concerned.
 
 use std::fs::{File, Metadata};
 use std::ops::Range;
@@ -16,8 +21,8 @@ use super::LocalFault;
 use super::folder::{changed_ns, generation_of};
 use crate::key::{Generation, to_usize};
 
-/// Longer than a tick of the clock that stamps files (1 to 10 ms on Linux).
-const STAMP_TICK: Duration = Duration::from_millis(20);
+/// Longer than a tick of the clock that stamps files (1 to 10 ms on Linux), and than a write: 288 MB at once took 79 ms.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 /// Reads a range, all of it from the expected generation.
 pub(super) fn pinned(path: &Path, expected: &Generation, range: Range<u64>) -> Result<Bytes, LocalFault> {
@@ -47,14 +52,14 @@ fn settled(file: &File) -> Result<Metadata, LocalFault> {
     }
 }
 
-/// How long the stamp stays within one tick of now; `None` when it is older, or lies in the future of a wrong clock.
+/// How long the stamp is still too young; `None` when it is older, or lies in the future of a wrong clock.
 fn fresh_for(meta: &Metadata) -> Option<Duration> {
     let changed = u64::try_from(changed_ns(meta)).ok().map(Duration::from_nanos)?;
     let age = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .ok()?
         .checked_sub(changed)?;
-    STAMP_TICK.checked_sub(age).filter(|rest| !rest.is_zero())
+    SETTLE_TIME.checked_sub(age).filter(|rest| !rest.is_zero())
 }
 
 fn check(meta: &Metadata, expected: &Generation) -> Result<(), LocalFault> {

@@ -186,8 +186,9 @@ async fn a_storm_of_overwrites_never_gives_a_mixture() {
                 return;
             }
             fs::write(&path, vec![version; SIZE]).unwrap();
+            // Readers wait until a file has been left alone for a while.
             if version % 5 == 0 {
-                std::thread::sleep(Duration::from_millis(60));
+                std::thread::sleep(Duration::from_millis(250));
             }
         }
     });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use jetbridge_cache::ufs::CheckReport;
+use jetbridge_cache::ufs::{CheckReport, mount_id};
 use jetbridge_catalog::mount::Mount;
 use jetbridge_catalog::path::NsPath;
 use serde::Serialize;
@@ -15,7 +15,15 @@ use crate::node::Node;
 /// Answer of `mount.list`.
 #[derive(Debug, Serialize)]
 pub(super) struct Mounts {
-    mounts: Vec<Mount>,
+    mounts: Vec<Listed>,
+}
+
+#[derive(Debug, Serialize)]
+struct Listed {
+    /// What metrics call it.
+    id: String,
+    #[serde(flatten)]
+    mount: Mount,
 }
 
 /// Answer of `mount.check`.
@@ -55,7 +63,10 @@ pub(super) fn list(node: &Node, _: &Nothing) -> Mounts {
             .namespace
             .table()
             .iter()
-            .map(|mount: &Arc<Mount>| (**mount).clone())
+            .map(|mount: &Arc<Mount>| Listed {
+                id: mount_id(mount.path.as_str()),
+                mount: (**mount).clone(),
+            })
             .collect(),
     }
 }

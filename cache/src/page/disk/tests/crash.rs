@@ -115,7 +115,7 @@ fn held_pages(store: &DiskPages) -> Vec<BTreeSet<u64>> {
 
 /// Puts, evictions, removals of pages and of files, and files put again, within a small capacity.
 fn record(seed: u64, steps: u64) -> Record {
-    let rig = Rig::new(MIB / 2);
+    let rig = Rig::new(2 * MIB);
     let changes = Arc::new(Mutex::new(Vec::new()));
     let (log, folder) = (
         Arc::clone(&changes),
@@ -151,7 +151,7 @@ fn check_crashed(folder: &Path, scratch: &Path) -> Vec<BTreeSet<u64>> {
     let config = DiskConfig {
         folders: vec![FolderConfig {
             path: scratch.to_owned(),
-            capacity_bytes: MIB / 2,
+            capacity_bytes: 2 * MIB,
         }],
         page_size_bytes: PAGE,
     };
@@ -224,7 +224,7 @@ fn any_part_of_the_writes_is_right_or_a_miss() {
     let synced = record.changes.iter().position(is_shard).unwrap();
     let mut failures = 0;
     for _ in 0..150 {
-        let rig = Rig::new(MIB / 2);
+        let rig = Rig::new(2 * MIB);
         std::fs::create_dir(rig.folder()).unwrap();
         let upto = synced + to_usize(random.next(to_u64(record.changes.len() - synced)));
         let lost = 1 + random.next(60);

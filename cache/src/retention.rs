@@ -1,0 +1,179 @@
+//! What may be kept of which files, for how long, and how much: told from outside, asked by the tiers.
+//!
+//! The cache knows files by their URIs, so what is said of a mount holds for the URIs below it; of two that contain a
+//! file, the longer one counts. Nothing said, nothing bounded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use globset::{GlobBuilder, GlobMatcher};
+use parking_lot::RwLock;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// What holds for the files below a URI.
+#[derive(Debug, Clone, Default)]
+pub struct Retention {
+    /// The URI, as [`crate::ufs::Ufs::uri_of`] gives it for a mount.
+    pub uri: String,
+    /// How long what was kept stays; without end where none.
+    pub ttl: Option<Duration>,
+    /// Most bytes of raw pages, and as many of decoded chunks; no bound of their own where none.
+    pub quota_bytes: Option<u64>,
+    /// Exceptions by the path below the URI; the first that matches holds.
+    pub rules: Vec<Rule>,
+}
+
+/// An exception.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    glob: GlobMatcher,
+    keep: Keep,
+}
+
+/// How a file is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Not at all.
+    Never,
+    /// Pages at the first read and decoded chunks at the second, until other data is worth more, and no longer than
+    /// this where it is given.
+    OnReuse(Option<Duration>),
+    /// Decoded chunks at the first read too, until other data is worth more.
+    AtOnce,
+}
+
+/// A share of the cache that some files have together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Whose share it is.
+    pub scope: u64,
+    /// How much it is.
+    pub bytes: u64,
+}
+
+/// What holds for one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Terms {
+    pub(crate) keep: Keep,
+    pub(crate) quota: Option<Quota>,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            keep: Keep::OnReuse(None),
+            quota: None,
+        }
+    }
+}
+
+impl Rule {
+    /// A rule for the paths that a glob matches: `*` and `?` within a name, `**` for any folders.
+    ///
+    /// # Errors
+    /// A text that is no glob.
+    pub fn new(glob: &str, keep: Keep) -> Result<Self, globset::Error> {
+        let glob = GlobBuilder::new(glob).literal_separator(true).build()?;
+        Ok(Self {
+            glob: glob.compile_matcher(),
+            keep,
+        })
+    }
+}
+
+impl Retention {
+    /// The path below the URI, where the file is below it.
+    fn path_of<'a>(&self, uri: &'a str) -> Option<&'a str> {
+        let rest = uri.strip_prefix(self.uri.as_str())?;
+        match rest.strip_prefix('/') {
+            Some(path) => Some(path),
+            None => (rest.is_empty() || self.uri.ends_with('/')).then_some(rest),
+        }
+    }
+
+    fn terms(&self, path: &str) -> Terms {
+        let rule = self.rules.iter().find(|rule| rule.glob.is_match(path));
+        Terms {
+            keep: rule.map_or(Keep::OnReuse(self.ttl), |rule| rule.keep),
+            quota: self.quota_bytes.map(|bytes| Quota {
+                scope: xxh3_64(self.uri.as_bytes()),
+                bytes,
+            }),
+        }
+    }
+
+    fn bounds_time(&self) -> Option<Duration> {
+        let rules = self.rules.iter().filter_map(|rule| match rule.keep {
+            Keep::Never => Some(Duration::ZERO),
+            Keep::OnReuse(age) => age,
+            Keep::AtOnce => None,
+        });
+        self.ttl.into_iter().chain(rules).min()
+    }
+}
+
+/// All that is said. Cheap to clone; clones are one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Retentions(Arc<RwLock<Arc<[Retention]>>>);
+
+impl Retentions {
+    /// Says something else from now on.
+    pub(crate) fn set(&self, mut retentions: Vec<Retention>) {
+        // The longest first, so that the first that contains a file is the one that counts.
+        retentions.sort_by_key(|retention| std::cmp::Reverse(retention.uri.len()));
+        *self.0.write() = retentions.into();
+    }
+
+    /// What holds for a file.
+    pub(crate) fn of(&self, uri: &str) -> Terms {
+        let all = Arc::clone(&self.0.read());
+        let found = all
+            .iter()
+            .find_map(|retention| Some(retention.terms(retention.path_of(uri)?)));
+        found.unwrap_or_default()
+    }
+
+    /// The shortest time that anything may be kept for; none where there is no bound on time.
+    pub(crate) fn shortest(&self) -> Option<Duration> {
+        self.0.read().iter().filter_map(Retention::bounds_time).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(uri: &str, rules: &[(&str, Keep)]) -> Retention {
+        let rules = rules.iter().map(|(glob, keep)| Rule::new(glob, *keep).unwrap());
+        Retention {
+            uri: uri.to_owned(),
+            ttl: Some(Duration::from_secs(60)),
+            quota_bytes: Some(7),
+            rules: rules.collect(),
+        }
+    }
+
+    #[test]
+    fn the_first_rule_of_the_longest_uri_holds() {
+        let retentions = Retentions::default();
+        assert_eq!(retentions.of("s3://b/a"), Terms::default());
+        assert_eq!(retentions.shortest(), None);
+        retentions.set(vec![
+            said("s3://b/", &[("tmp/**", Keep::Never), ("**/*.hot", Keep::AtOnce)]),
+            said("s3://b/lake", &[("*.parquet", Keep::OnReuse(None))]),
+        ]);
+        let keep = |uri| retentions.of(uri).keep;
+        let minute = Keep::OnReuse(Some(Duration::from_secs(60)));
+        assert_eq!(keep("s3://b/tmp/x.hot"), Keep::Never);
+        assert_eq!(keep("s3://b/x/y.hot"), Keep::AtOnce);
+        assert_eq!(keep("s3://b/other"), minute);
+        assert_eq!(keep("s3://b/lake/a.parquet"), Keep::OnReuse(None));
+        assert_eq!(keep("s3://b/lake/sub/a.parquet"), minute);
+        // A neighbour whose name begins alike is not below.
+        assert_eq!(keep("s3://b/lakes.hot"), Keep::AtOnce);
+        assert_eq!(keep("s3://c/tmp/x"), Keep::OnReuse(None));
+        assert_eq!(retentions.shortest(), Some(Duration::ZERO));
+        let (lake, bucket) = (retentions.of("s3://b/lake/a"), retentions.of("s3://b/a"));
+        assert_ne!(lake.quota.unwrap().scope, bucket.quota.unwrap().scope);
+    }
+}
