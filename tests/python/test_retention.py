@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,7 +38,7 @@ def lake(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(start_server: Callable[..., Server], lake: Path) -> Iterator[Callable[..., Server]]:
+def start(start_server: Callable[..., Server], lake: Path) -> Callable[..., Server]:
     """Starts a server on the folder, with options of its mount."""
 
     def begin(**options: str) -> Server:
@@ -48,7 +48,7 @@ def start(start_server: Callable[..., Server], lake: Path) -> Iterator[Callable[
         mount(server.client, "/lake", f"file://{lake}", **options)
         return server
 
-    yield begin
+    return begin
 
 
 def held(server: Server, path: str) -> tuple[int, int]:

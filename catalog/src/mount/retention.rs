@@ -6,8 +6,9 @@
 //! | `cache_quota` | `100GiB` | how much may be kept: raw pages and decoded columns, each |
 //! | `cache_rules` | `never tmp/**; always hot/*.parquet` | exceptions; of the globs that match a file, the first holds |
 //!
-//! Globs are matched with paths relative to the mount. `never` keeps nothing. `always` keeps what is read at its first read, decoded too, and
-//! has no end. `max-age=1h` is a time to live of its own. In a glob `*` and `?` stand for parts of one name, `**` for any folders.
+//! Globs are matched with paths relative to the mount: `*` and `?` stand for parts of one name, `**` for any folders.
+//! `never` keeps nothing. `always` keeps what is read at its first read, decoded too, and has no end. `max-age=1h` is a time
+//! to live of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

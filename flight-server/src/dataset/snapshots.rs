@@ -18,6 +18,10 @@ use crate::error::ServiceError;
 /// Most files, summed over all snapshots kept; about 1 KiB of memory each.
 const KEPT_FILES: u64 = 2_000_000;
 
+/// A snapshot with a file that could not be read is looked at anew after this at most, since the file may only have been
+/// half written.
+const BROKEN_MAX_AGE: Duration = Duration::from_secs(2);
+
 /// The snapshots of the datasets that were asked for.
 ///
 /// One lock a dataset, held while its storage is asked: of many requests for a cold dataset one lists it, the others
@@ -37,6 +41,19 @@ type Slot = Mutex<Option<Known>>;
 struct Known {
     dataset: Arc<Dataset>,
     checked: Instant,
+    /// Whether every file could be read.
+    is_whole: bool,
+}
+
+impl Known {
+    fn is_fresh(&self, freshness: Freshness) -> bool {
+        match freshness {
+            Freshness::Immutable => true,
+            Freshness::MaxAge(limit) if self.is_whole => self.checked.elapsed() < limit,
+            Freshness::MaxAge(limit) => self.checked.elapsed() < limit.min(BROKEN_MAX_AGE),
+            Freshness::Always => false,
+        }
+    }
 }
 
 impl Datasets {
@@ -71,7 +88,7 @@ impl Datasets {
         let slot = self.slots.get_with(path.clone(), Arc::default);
         let mut known = slot.lock().await;
         if let Some(known) = known.as_ref()
-            && is_fresh(freshness, known.checked.elapsed())
+            && known.is_fresh(freshness)
         {
             return Ok(Arc::clone(&known.dataset));
         }
@@ -86,6 +103,7 @@ impl Datasets {
             }
         };
         *known = Some(Known {
+            is_whole: dataset.files.iter().all(|file| file.summary.is_ok()),
             dataset: Arc::clone(&dataset),
             checked,
         });
@@ -116,14 +134,6 @@ fn weight(known: Option<&Known>) -> u32 {
     known.map_or(1, |known| {
         u32::try_from(known.dataset.files.len()).unwrap_or(u32::MAX).max(1)
     })
-}
-
-fn is_fresh(freshness: Freshness, age: Duration) -> bool {
-    match freshness {
-        Freshness::Immutable => true,
-        Freshness::MaxAge(limit) => age < limit,
-        Freshness::Always => false,
-    }
 }
 
 /// Whether a listing shows the same files at the same generations as a snapshot whose footers were all readable.
