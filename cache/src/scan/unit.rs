@@ -145,18 +145,18 @@ impl Unit {
         }
         let needed_bytes = bytes_in(&self.ranges(self.plan.columns.iter()));
         self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
-        let (mut assembler, source) = self.open(Extent::Whole, memory).await?;
-        loop {
-            let (next, step) = self.step(assembler).await?;
-            assembler = next;
+        let (assembler, source) = self.open(Extent::Whole, memory).await?;
+        let mut running = Some(assembler);
+        while let Some(assembler) = running.take() {
+            let (assembler, step) = self.step(assembler).await?;
             if step.done {
-                // The raw bytes are gone; what was decoded and is not taken yet fits the window.
+                // The raw bytes go; what was decoded and is not taken yet fits the window.
+                drop(assembler);
                 memory.lock().shrink_to(window_bytes);
+            } else {
+                running = Some(assembler);
             }
             if let Reader::Gone = self.deliver(step.batches, source, &window, out).await? {
-                return Ok(());
-            }
-            if step.done {
                 break;
             }
         }
