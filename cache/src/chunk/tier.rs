@@ -1,8 +1,9 @@
 //! Chunks in shared memory, one sealed [`Segment`] each.
 //!
 //! A chunk is admitted on its second touch: a table that is scanned once leaves nothing behind, and the scan does not
-//! pay for keeping it, unless a rule says so. What is admitted, and what goes for it, the [policy](crate::policy) decides before anything is decoded: a
-//! [`Place`] holds the room until the chunk is filled in, or gives it back when it is dropped.
+//! pay for keeping it, unless a rule says so. What is admitted, and what goes for it, the [policy](crate::policy) decides
+//! before anything is decoded: a [`Place`] holds the room until the chunk is filled in, or gives it back when it is
+//! dropped.
 //!
 //! States of a key: unknown, touched, placed, held.
 //!

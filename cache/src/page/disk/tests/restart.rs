@@ -1,5 +1,7 @@
 //! Another process on the same folders, with the same settings or others.
 
+use std::time::SystemTime;
+
 use super::super::FolderHealth;
 use super::*;
 
@@ -29,6 +31,27 @@ fn a_restart_finds_what_was_held() {
     );
     assert_eq!(served(&store, &b, 0..1).len(), 1);
     check_account(&store);
+}
+
+/// FORMAT: "A file version is as old as its table".
+#[test]
+fn a_restart_makes_nothing_younger() {
+    let rig = Rig::new(64 * MIB);
+    let (store, file) = (rig.open(), key("a", 100 * PAGE));
+    put_pages(&store, &file, 0..3);
+    let made = store.held_since(file.id()).unwrap();
+    drop(store);
+    // File systems may tell times to a second only.
+    std::thread::sleep(Duration::from_millis(1_100));
+    let restarted = SystemTime::now();
+    let store = rig.open();
+    put_pages(&store, &file, 3..6);
+    let found = store.held_since(file.id()).unwrap();
+    assert!(
+        found < restarted && found > made - Duration::from_secs(2),
+        "{found:?}, {made:?}"
+    );
+    assert_eq!(store.held_since(key("b", 1).id()), None);
 }
 
 #[test]
