@@ -283,12 +283,15 @@ impl Cache {
         }
     }
 
-    /// Says what may be kept of which files from now on, and drops what is beyond new quotas. What may not be kept any more
-    /// for other reasons goes with the next [`Cache::expire`].
+    /// Says what may be kept of which files from now on, and drops what is beyond it. What was on its way in this moment goes
+    /// with the next [`Cache::expire`].
     pub async fn set_retention(&self, retentions: Vec<Retention>) {
         self.engine.retentions.set(retentions);
         self.engine.chunks.rescope();
         self.engine.pages.rescope().await;
+        if self.expiry_interval().is_some() {
+            self.expire().await;
+        }
     }
 
     /// Drops the file versions whose time is over, or of which nothing is to be kept.

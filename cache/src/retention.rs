@@ -10,6 +10,9 @@ use globset::{GlobBuilder, GlobMatcher};
 use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Rules that keep nothing are looked after as if they allowed this long.
+const NEVER_LOOK_TIME: Duration = Duration::from_secs(600);
+
 /// What holds for the files below a URI.
 #[derive(Debug, Clone, Default)]
 pub struct Retention {
@@ -104,7 +107,8 @@ impl Retention {
 
     fn bounds_time(&self) -> Option<Duration> {
         let rules = self.rules.iter().filter_map(|rule| match rule.keep {
-            Keep::Never => Some(Duration::ZERO),
+            // What is held goes when the rule is set; this is for what was on its way then.
+            Keep::Never => Some(NEVER_LOOK_TIME),
             Keep::OnReuse(age) => age,
             Keep::AtOnce => None,
         });
@@ -119,8 +123,10 @@ pub(crate) struct Retentions(Arc<RwLock<Arc<[Retention]>>>);
 impl Retentions {
     /// Says something else from now on.
     pub(crate) fn set(&self, mut retentions: Vec<Retention>) {
-        // The longest first, so that the first that contains a file is the one that counts.
-        retentions.sort_by_key(|retention| std::cmp::Reverse(retention.uri.len()));
+        // The longest first, so that the first that contains a file is the one that counts; of equal ones, one that says
+        // something.
+        let says_nothing = |said: &Retention| said.ttl.is_none() && said.quota_bytes.is_none() && said.rules.is_empty();
+        retentions.sort_by_key(|said| (std::cmp::Reverse(said.uri.len()), says_nothing(said)));
         *self.0.write() = retentions.into();
     }
 
@@ -172,7 +178,7 @@ mod tests {
         // A neighbour whose name begins alike is not below.
         assert_eq!(keep("s3://b/lakes.hot"), Keep::AtOnce);
         assert_eq!(keep("s3://c/tmp/x"), Keep::OnReuse(None));
-        assert_eq!(retentions.shortest(), Some(Duration::ZERO));
+        assert_eq!(retentions.shortest(), Some(Duration::from_secs(60)));
         let (lake, bucket) = (retentions.of("s3://b/lake/a"), retentions.of("s3://b/a"));
         assert_ne!(lake.quota.unwrap().scope, bucket.quota.unwrap().scope);
     }

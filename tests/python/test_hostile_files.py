@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import gzip
+import itertools
 import random
 import struct
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from harness import files
 from harness.crafted import (
     BINARY,
     BYTE_ARRAY,
+    FIXED_LEN_BYTE_ARRAY,
     LIST,
     RLE_DICTIONARY,
     STRUCT,
@@ -306,3 +308,17 @@ def test_damage_to_the_schema_that_the_file_carries(trap: Trap) -> None:
                 assert read(trap.server.client, "/t/bad.parquet").num_rows == VALUES
                 read_whole += 1
     assert read_whole
+
+
+def test_values_of_a_fixed_length_that_the_footer_does_not_count(trap: Trap) -> None:
+    # By a footer without values a million rows take nothing; each takes 64 KiB, and room for many is made at once.
+    rows, length = 1_000_000, 64 << 10
+    word = Page(packed(Codec.ZSTD, bytes(length)), length, 1, Kind.DICTIONARY)
+    # An index of 0 bits, repeated as often as a varint of three bytes says.
+    run = bytes([0, rows << 1 & 0x7F | 0x80, rows >> 6 & 0x7F | 0x80, rows >> 13])
+    indices = Page(packed(Codec.ZSTD, run), len(run), rows, encoding=RLE_DICTIONARY)
+    lie = File([word, indices], Codec.ZSTD, rows, FIXED_LEN_BYTE_ARRAY, length, value_bytes=length, values=0)
+    trap.set(lie.encoded())
+    with trap.harmless(), allow_error("DATA_LOSS", "RESOURCE_EXHAUSTED"):
+        for chunk in itertools.islice(trap.stream(), 5):
+            assert chunk.data.num_rows > 0

@@ -86,6 +86,14 @@ impl PageLimit {
     }
 }
 
+/// The decoder makes room for a stride of such values at once, whatever the pages have.
+fn fixed_bytes(column: &ColumnChunkMetaData) -> u64 {
+    match column.column_type() {
+        PhysicalType::FIXED_LEN_BYTE_ARRAY => u64::try_from(column.column_descr().type_length()).unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// Gives the pages of one column chunk in order.
 pub(crate) struct PageDecoder {
     /// What is left of the column chunk.
@@ -93,6 +101,8 @@ pub(crate) struct PageDecoder {
     codec: Codec,
     limit: Arc<PageLimit>,
     physical: PhysicalType,
+    /// Bytes of each value, where all are of one length that the schema gives; 0 otherwise.
+    fixed_bytes: u64,
     /// Whether the footer says that values are encoded by what they share with the one before.
     shares_prefixes: bool,
     /// A header that was looked at and whose page was not taken yet.
@@ -112,6 +122,7 @@ impl PageDecoder {
             codec: Codec::new(column.compression()),
             limit,
             physical: column.column_type(),
+            fixed_bytes: fixed_bytes(column),
             shares_prefixes: column
                 .encodings()
                 .any(|encoding| encoding == Encoding::DELTA_BYTE_ARRAY),
@@ -127,9 +138,12 @@ impl PageDecoder {
         self.shares_prefixes
     }
 
-    /// Bytes of the longest word of the dictionary, where there is one that has words of any length; 0 where those are
-    /// certainly no longer than `enough` bytes. To be asked before any page is taken.
+    /// Bytes of the longest value, as far as it can be known beforehand: of those of a fixed length, and of the words of a
+    /// dictionary. 0 where words are certainly no longer than `enough` bytes. To be asked before any page is taken.
     pub(crate) fn longest_word(&mut self, enough: u64) -> Result<u64> {
+        if self.fixed_bytes > 0 {
+            return Ok(self.fixed_bytes);
+        }
         let Some(header) = self.next_header()? else {
             return Ok(0);
         };

@@ -29,7 +29,7 @@ pub(crate) type Landed = Result<Arc<Brought>, ReadError>;
 /// Chunks that one load brought.
 #[derive(Debug)]
 pub(crate) struct Brought {
-    /// Without those that turned out too large to be kept.
+    /// Without those that turned out too large to be kept, or could not be decoded.
     pub(crate) chunks: HashMap<ChunkKey, Chunk>,
     /// The slowest tier that their bytes came from.
     pub(crate) source: Source,
@@ -152,11 +152,13 @@ impl Load {
                     let reason = format!("its data breaks the decoder, which {panic}");
                     ReadError::corrupt(&path, Some(row_group.0), reason)
                 };
-                let chunk: Option<Chunk> = decoded.await.map_err(blame)??;
-                Ok::<_, ReadError>(chunk.map(|chunk| (key, chunk)))
+                // A column that cannot be decoded is nobody's business but its readers', who find out for themselves.
+                let decoded = decoded.await.map_err(blame).and_then(|decoded| decoded);
+                let failed = |error: &ReadError| tracing::debug!(%error, "a column was not kept");
+                decoded.inspect_err(failed).ok().flatten().map(|chunk| (key, chunk))
             }
         });
-        let chunks = future::try_join_all(decoded).await?.into_iter().flatten().collect();
+        let chunks = future::join_all(decoded).await.into_iter().flatten().collect();
         Ok(Arc::new(Brought { chunks, source }))
     }
 }

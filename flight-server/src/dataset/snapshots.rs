@@ -20,7 +20,7 @@ const KEPT_FILES: u64 = 2_000_000;
 
 /// A snapshot with a file that could not be read is looked at anew after this at most, since the file may only have been
 /// half written.
-const BROKEN_MAX_AGE: Duration = Duration::from_secs(2);
+const BROKEN_MAX_AGE: Duration = Duration::from_secs(10);
 
 /// The snapshots of the datasets that were asked for.
 ///
@@ -48,7 +48,7 @@ struct Known {
 impl Known {
     fn is_fresh(&self, freshness: Freshness) -> bool {
         match freshness {
-            Freshness::Immutable => true,
+            Freshness::Immutable => self.is_whole || self.checked.elapsed() < BROKEN_MAX_AGE,
             Freshness::MaxAge(limit) if self.is_whole => self.checked.elapsed() < limit,
             Freshness::MaxAge(limit) => self.checked.elapsed() < limit.min(BROKEN_MAX_AGE),
             Freshness::Always => false,

@@ -32,7 +32,7 @@ class Kind(IntEnum):
 
 # Types of Thrift's compact protocol; values of a struct's fields are of these.
 BOOL_TRUE, BOOL_FALSE, I32, I64, BINARY, LIST, STRUCT = 1, 2, 5, 6, 8, 9, 12
-INT64, BYTE_ARRAY = 2, 6
+INT64, BYTE_ARRAY, FIXED_LEN_BYTE_ARRAY = 2, 6, 7
 PLAIN, RLE, RLE_DICTIONARY = 0, 3, 8
 
 
@@ -80,11 +80,16 @@ class File:
     # What is true of honest pages where it is not given.
     uncompressed_bytes: int | None = None
     more: Sequence[tuple[int, int, Any]] = field(default=())
+    # Of each value, where all are of one length.
+    value_bytes: int | None = None
+    # What the footer says of them, where it is not as many as there are rows.
+    values: int | None = None
 
     def encoded(self) -> bytes:
         """All bytes of the file."""
         body = b"".join(page.encoded() for page in self.pages)
-        leaf = Struct([(1, I32, self.physical_type), (3, I32, 0), (4, BINARY, b"c")])
+        length = [] if self.value_bytes is None else [(2, I32, self.value_bytes)]
+        leaf = Struct([(1, I32, self.physical_type), *length, (3, I32, 0), (4, BINARY, b"c")])
         schema = [Struct([(4, BINARY, b"schema"), (5, I32, 1)]), leaf]
         chunk = Struct([(2, I64, 0), (3, STRUCT, self._column(len(body)))])
         group = Struct([(1, LIST, (STRUCT, [chunk])), (2, I64, self._size), (3, I64, self.rows)])
@@ -106,7 +111,7 @@ class File:
             (2, LIST, (I32, [PLAIN, RLE, RLE_DICTIONARY])),
             (3, LIST, (BINARY, [b"c"])),
             (4, I32, int(self.codec)),
-            (5, I64, self.rows),
+            (5, I64, self.rows if self.values is None else self.values),
             (6, I64, self._size),
             (7, I64, length),
             (9, I64, places.get(False, len(MAGIC))),
