@@ -142,6 +142,8 @@ impl Assembler {
         let empty = |decoder: &&mut Decoder| decoder.feeds.iter().any(|at| feeds[*at].arrays.is_empty());
         let mut due: Vec<&mut Decoder> = self.decoders.iter_mut().filter(empty).collect();
         let strides: Vec<_> = match due.as_mut_slice() {
+            // Even an empty parallel loop goes to other threads and back.
+            [] => Vec::new(),
             [only] => vec![only.next()],
             several => several.par_iter_mut().map(|decoder| decoder.next()).collect(),
         };
