@@ -9,6 +9,10 @@
 //! and then at the store sees one of the three.
 //!
 //! Lock order: the map's lock is the only one here; stores may be asked under it, and never call back.
+//!
+//! Why each waiter listens for itself, and not all on one `futures::future::Shared`: that one, completed while a waiter
+//! polls it, wakes the others too early, and counts on the one that polled to come again. If that one gives up instead
+//! (another part of its read failed), the others wait for ever. The first test below failed with it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -16,13 +20,25 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
-/// A load that anybody can wait for; `None` when its task died.
-pub(crate) type Flight<T> = Shared<BoxFuture<'static, Option<T>>>;
+/// A load that anybody can wait for.
+#[derive(Clone)]
+pub(crate) struct Flight<T>(watch::Receiver<Option<T>>);
+
+impl<T: Clone> Flight<T> {
+    /// What it brought, once it is there; `None` when its task died.
+    pub(crate) async fn landed(mut self) -> Option<T> {
+        let landed = self.0.wait_for(Option::is_some).await.ok()?;
+        landed.clone()
+    }
+
+    /// Whether both are one load.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.0.same_channel(&other.0)
+    }
+}
 
 /// Loads by each key that they will bring.
 pub(crate) struct Flights<K, T>(Arc<Mutex<Map<K, T>>>);
@@ -72,8 +88,8 @@ where
         F: Future<Output = T> + Send + 'static,
         G: Future<Output = ()> + Send + 'static,
     {
-        let (sender, receiver) = oneshot::channel();
-        let flight = async move { receiver.await.ok() }.boxed().shared();
+        let (sender, receiver) = watch::channel(None);
+        let flight = Flight(receiver);
         let mut taken = Vec::with_capacity(keys.len());
         for key in keys {
             if let Entry::Vacant(entry) = self.map.entry(key) {
@@ -88,7 +104,7 @@ where
         tokio::spawn(async move {
             let landed = load.await;
             // Nobody may be waiting any more; what came is kept all the same.
-            let _ = sender.send(landed.clone());
+            let _ = sender.send(Some(landed.clone()));
             keep(landed).await;
             drop(landing);
         });
@@ -108,5 +124,59 @@ impl<K: Eq + Hash, T> Drop for Landing<K, T> {
         for key in &self.keys {
             map.remove(key);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use futures::FutureExt;
+
+    use super::*;
+
+    /// Whoever looks once and gives up, at any moment, takes nobody's wake-up along.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+    async fn those_who_give_up_take_nobody_along() {
+        let flights = Flights::<u32, u32>::default();
+        for turn in 0..3_000 {
+            let lands = Arc::new(AtomicBool::new(false));
+            let signal = lands.clone();
+            // It lands at another moment of the others' looking each time.
+            let load = async move {
+                for _ in 0..(turn % 97) * 20 {
+                    std::hint::spin_loop();
+                }
+                signal.store(true, Ordering::Relaxed);
+                7
+            };
+            let flight = flights.board(|boarding| boarding.begin(vec![turn], load, |_| futures::future::ready(())));
+            let waiters = [flight.clone(), flight.clone()].map(|flight| tokio::spawn(flight.landed()));
+            let passers = [flight.clone(), flight].map(|flight| {
+                let lands = lands.clone();
+                tokio::spawn(async move {
+                    while !lands.load(Ordering::Relaxed) && flight.clone().landed().now_or_never().is_none() {}
+                })
+            });
+            for waiter in waiters {
+                let landed = tokio::time::timeout(Duration::from_secs(5), waiter).await;
+                let landed = landed.unwrap_or_else(|_| panic!("a waiter of turn {turn} hangs"));
+                assert_eq!(landed.unwrap(), Some(7));
+            }
+            for passer in passers {
+                passer.await.unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_load_that_dies_is_told() {
+        let flights = Flights::<u32, u32>::default();
+        let load = async { panic!("a load that dies") };
+        let flight = flights.board(|boarding| boarding.begin(vec![1], load, |_: u32| futures::future::ready(())));
+        assert_eq!(flight.landed().await, None);
+        tokio::task::yield_now().await;
+        assert!(flights.board(|boarding| boarding.bound_for(&1).is_none()));
     }
 }

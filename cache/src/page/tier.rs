@@ -282,7 +282,7 @@ impl Inner {
                     }
                 }
             }
-            plan.flights.dedup_by(|a, b| a.ptr_eq(b));
+            plan.flights.dedup_by(|a, b| a.is(b));
             let is_absent = |page: &PageIndex| !is_held(page) && boarding.bound_for(&(id, *page)).is_none();
             for run in coalesce(&absent, is_absent, &self.config) {
                 // What lies in gaps comes too, so whoever wants it meanwhile waits for it.
@@ -396,7 +396,7 @@ impl Inner {
 }
 
 async fn landed(flight: Flight<Landed>, file: &OpenFile) -> Landed {
-    flight.await.unwrap_or_else(|| Err(lost(file)))
+    flight.landed().await.unwrap_or_else(|| Err(lost(file)))
 }
 
 fn check_ranges(file: &OpenFile, ranges: &[Range<u64>]) -> Result<(), UfsError> {

@@ -362,7 +362,7 @@ async fn awaited(claims: Vec<Claim>, lost: impl Fn() -> ReadError) -> Result<Vec
             Claim::Held(chunk) => (Supply::Chunk(chunk), Source::Memory),
             Claim::Alone => (Supply::Decode, Source::Memory),
             Claim::Awaited(key, flight) => {
-                let brought = flight.await.unwrap_or_else(|| Err(lost()))?;
+                let brought = flight.landed().await.unwrap_or_else(|| Err(lost()))?;
                 match brought.chunks.get(&key) {
                     Some(chunk) => (Supply::Chunk(chunk.clone()), brought.source),
                     None => (Supply::Decode, brought.source),
