@@ -210,13 +210,13 @@ impl Cache {
             }
         };
         let engine = Engine {
-            pages: PageTier::new(store, page, retentions.clone()),
+            pages: PageTier::new(store, page, retentions.clone())?,
             page_bytes_limit: config.limits.page_bytes,
             footers: FooterCache::new(config.footer_bytes, config.limits),
             chunks,
             loads: Flights::default(),
             poison: Poison::new(),
-            pool: CpuPool::new(config.decode_threads)?,
+            pool: CpuPool::decoding(config.decode_threads)?,
             read_ahead_bytes: config.read_ahead_bytes.min(config.memory_bytes / SCAN_SHARE),
             budget,
             retentions,

@@ -53,7 +53,7 @@ async fn fixture(size: u64, pages: Arc<dyn PageStore>, config: PageConfig) -> Fi
     let ufs = Ufs::from_store(spec, dynamic);
     let key = ufs.key_of(&ufs.head("f").await.unwrap().unwrap());
     Fixture {
-        tier: PageTier::new(pages, config, Retentions::default()),
+        tier: PageTier::new(pages, config, Retentions::default()).unwrap(),
         file: OpenFile {
             ufs,
             path: "f".to_owned(),

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::future;
+use rayon::ThreadPoolBuildError;
 use tokio::sync::Semaphore;
 
 use super::PageStore;
@@ -21,6 +22,7 @@ use super::runs::{bytes_of, coalesce, pages_of};
 use crate::counters::{self, Lookups, Tally, Tier};
 use crate::flights::{Boarding, Flight, Flights};
 use crate::key::{FileId, FileKey, PageIndex, Source, to_u64, to_usize};
+use crate::pool::CpuPool;
 use crate::retention::{Keep, Retentions};
 use crate::ufs::{Operation, Subject, Ufs, UfsError, UfsErrorKind};
 
@@ -79,6 +81,8 @@ struct Inner {
     flights: Flights<(FileId, PageIndex), Landed>,
     in_flight: Room,
     unwritten: Room,
+    /// Keeps pages while few wait, when the processor has nothing better to do: a reader's time comes first.
+    keeper: CpuPool,
     retentions: Retentions,
     fetched_bytes: AtomicU64,
 }
@@ -102,6 +106,10 @@ impl Room {
             .unwrap_or(u32::MAX)
             .min(self.all_kib)
     }
+
+    fn is_half_taken(&self) -> bool {
+        self.free.available_permits() < to_usize(u64::from(self.all_kib / 2))
+    }
 }
 
 /// What a load brings.
@@ -121,18 +129,25 @@ const LOOKS: usize = 3;
 
 impl PageTier {
     /// A tier over a store of pages. A page size of 0 is taken for 1.
-    #[must_use]
-    pub(crate) fn new(store: Arc<dyn PageStore>, mut config: PageConfig, retentions: Retentions) -> Self {
+    ///
+    /// # Errors
+    /// Its thread cannot be started.
+    pub(crate) fn new(
+        store: Arc<dyn PageStore>,
+        mut config: PageConfig,
+        retentions: Retentions,
+    ) -> Result<Self, ThreadPoolBuildError> {
         config.page_size_bytes = config.page_size_bytes.max(1);
-        Self(Arc::new(Inner {
+        Ok(Self(Arc::new(Inner {
             in_flight: Room::new(config.max_inflight_bytes),
             unwritten: Room::new(config.max_unwritten_bytes),
             store,
             config,
             flights: Flights::default(),
+            keeper: CpuPool::behind("keep-pages")?,
             retentions,
             fetched_bytes: AtomicU64::new(0),
-        }))
+        })))
     }
 
     /// Reads ranges of one file version, in the order asked for; they may overlap, and may be empty. With them comes the
@@ -373,7 +388,14 @@ impl Inner {
         };
         let first = PageIndex(run.offset / self.config.page_size_bytes);
         let store = Arc::clone(&self.store);
-        self.unblocked(move || store.put(&file, first, &run.bytes)).await;
+        let put = move || store.put(&file, first, &run.bytes);
+        // Once many wait, keeping them is as urgent as anything: what finds no room is not kept, and asked for again.
+        if self.store.blocks() && !self.unwritten.is_half_taken() {
+            // What panicked has kept nothing, and the next read asks for it again.
+            let _ = self.keeper.run(put).await;
+        } else {
+            self.unblocked(put).await;
+        }
     }
 
     /// The pages, as far as they are still held.
