@@ -46,9 +46,18 @@ pub(super) async fn stream(
 
 fn encode(encoder: &mut Encoder, batch: &ScanBatch) -> Vec<Result<Message, Status>> {
     match encoder.batch(&batch.batch, batch.source) {
-        Ok(messages) => messages.into_iter().map(Ok).collect(),
+        Ok(messages) => messages
+            .into_iter()
+            .map(|message| Ok(charged(message, batch)))
+            .collect(),
         Err(error) => vec![Err(unsayable(&error).into())],
     }
+}
+
+/// Each piece of a batch that was cut keeps the whole batch's charge: they share its buffers, most of them.
+fn charged(mut message: Message, batch: &ScanBatch) -> Message {
+    message.charge = batch.charge.clone();
+    message
 }
 
 fn unsayable(error: &ArrowError) -> ServiceError {
