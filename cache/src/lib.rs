@@ -221,6 +221,7 @@ impl Cache {
             budget,
             retentions,
             needed_bytes: AtomicU64::new(0),
+            open_scans: AtomicUsize::new(0),
         };
         Ok(Self {
             engine: Arc::new(engine),

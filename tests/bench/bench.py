@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import crowd
 import memory
 import plan
 import policy
 import reads
 import report
 
-PARTS = ("plan", "reads", "memory", "policy")
+PARTS = ("plan", "reads", "memory", "crowd", "policy")
 
 
 def main() -> None:
@@ -42,6 +43,8 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[list[report.Line]
         return reads.run(arguments.work_dir, arguments.scale_factor, arguments.rounds), []
     if part == "memory":
         return memory.run(arguments.work_dir, arguments.scale_factor, arguments.seed), []
+    if part == "crowd":
+        return crowd.run(arguments.work_dir, arguments.scale_factor, arguments.rounds), []
     return policy.run()
 
 
