@@ -14,8 +14,9 @@ import plan
 import policy
 import reads
 import report
+import wire_forms
 
-PARTS = ("plan", "reads", "memory", "policy")
+PARTS = ("plan", "reads", "memory", "forms", "policy")
 
 
 def main() -> None:
@@ -42,6 +43,8 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[list[report.Line]
         return reads.run(arguments.work_dir, arguments.scale_factor, arguments.rounds), []
     if part == "memory":
         return memory.run(arguments.work_dir, arguments.scale_factor, arguments.seed), []
+    if part == "forms":
+        return wire_forms.run(arguments.work_dir, arguments.scale_factor, arguments.rounds)
     return policy.run()
 
 

@@ -37,6 +37,7 @@ pub(crate) use self::loads::Landed;
 pub use self::output::tidy;
 pub(crate) use self::poison::Poison;
 pub use self::residency::Residency;
+pub(crate) use self::unit::permits;
 use crate::budget::Budget;
 use crate::chunk::{ChunkKey, ChunkTier};
 use crate::decode::{RowGroupBytes, SelectedColumn};
