@@ -248,6 +248,12 @@ impl Reservation {
         self.bytes
     }
 
+    /// Takes over the bytes of another reservation, of the same budget and purpose.
+    pub fn absorb(&mut self, mut other: Self) {
+        debug_assert_eq!(self.purpose, other.purpose, "bytes are counted by their purpose");
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Gives back what is more than `bytes`; never grows.
     pub fn shrink_to(&mut self, bytes: u64) {
         let surplus = self.bytes.saturating_sub(bytes);
@@ -351,6 +357,8 @@ mod tests {
         held.shrink_to(4);
         held.shrink_to(7);
         assert_eq!((held.bytes(), budget.used_bytes(Purpose::Chunks)), (4, 4));
+        held.absorb(budget.take(3, Purpose::Chunks).unwrap());
+        assert_eq!((held.bytes(), budget.used_bytes(Purpose::Chunks)), (7, 7));
         drop(held);
         assert!(budget.take(10, Purpose::Pages).is_some());
     }

@@ -11,6 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -22,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::flight::AnswerBody;
+use crate::flight::{AnswerBody, Connection};
 
 /// Connections that are open at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
@@ -97,16 +98,26 @@ where
         tracing::debug!(%peer, %error, "a connection was dropped");
         return;
     }
-    let service = service_fn(move |request| {
+    let streams = Arc::new(Connection::default());
+    let dead = streams.dead.clone();
+    let service = service_fn(move |mut request| {
+        request.extensions_mut().insert(Arc::clone(&streams));
         let answered = answer(request);
         async { Ok::<_, std::convert::Infallible>(answered.await) }
     });
     let mut connection = std::pin::pin!(protocol().serve_connection(TokioIo::new(stream), service));
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
+        () = dead.cancelled() => {
+            tracing::debug!(%peer, "a connection was cut: its client takes nothing");
+            return;
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                outcome = connection => outcome,
+                () = dead.cancelled() => return,
+            }
         }
     };
     if let Err(error) = outcome {

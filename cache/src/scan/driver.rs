@@ -88,7 +88,7 @@ impl Answer {
                 continue;
             };
             match unit.deliveries.recv().await {
-                Some(Ok((batch, _share))) => {
+                Some(Ok(batch)) => {
                     let batch = self.cut(batch);
                     return Some((batch, self));
                 }
@@ -111,12 +111,9 @@ impl Answer {
         let batch = if rows > left {
             head(&given.batch, left)?
         } else {
-            given.batch
+            given.batch.clone()
         };
-        Ok(ScanBatch {
-            batch,
-            source: given.source,
-        })
+        Ok(ScanBatch { batch, ..given })
     }
 }
 

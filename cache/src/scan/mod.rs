@@ -31,12 +31,14 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 pub(crate) use self::driver::scan;
 pub(crate) use self::loads::Landed;
 pub use self::output::tidy;
 pub(crate) use self::poison::Poison;
 pub use self::residency::Residency;
+use self::unit::Memory;
 pub(crate) use self::unit::permits;
 use crate::budget::Budget;
 use crate::chunk::{ChunkKey, ChunkTier};
@@ -96,6 +98,33 @@ pub struct ScanBatch {
     pub batch: RecordBatch,
     /// The slowest tier that the rows came from.
     pub source: Source,
+    /// What its bytes are charged to: keep it as long as them.
+    pub charge: Charge,
+}
+
+/// The part of the budget, and of its scan's window, that a batch takes; given back when the last clone is dropped. As long as
+/// it is held, the row group that the batch came from decodes no further than its window.
+#[derive(Debug, Clone, Default)]
+pub struct Charge {
+    _held: Option<Arc<Charged>>,
+}
+
+#[derive(Debug)]
+struct Charged {
+    _window: OwnedSemaphorePermit,
+    _memory: Memory,
+}
+
+impl Charge {
+    fn new(window: OwnedSemaphorePermit, memory: Memory) -> Self {
+        let held = Charged {
+            _window: window,
+            _memory: memory,
+        };
+        Self {
+            _held: Some(Arc::new(held)),
+        }
+    }
 }
 
 /// The tiers that a scan reads through.

@@ -11,21 +11,21 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::future;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::assemble::{Assembler, Step, Supply};
 use super::loads::{self, Claim};
 use super::output::batch_bytes;
 use super::plan::{FilePlan, chunk_stride, request_stride};
-use super::{Engine, ScanBatch, chunk_key, leaf_ranges};
-use crate::budget::Reservation;
+use super::{Charge, Engine, ScanBatch, chunk_key, leaf_ranges};
+use crate::budget::{Purpose, Reservation};
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
 use crate::key::{RowGroup, Source};
 use crate::pool::guarded;
 
-/// A batch, with its share of the unit's window, which is given back when the batch is taken.
-pub(crate) type Delivery = Result<(ScanBatch, OwnedSemaphorePermit), ReadError>;
+/// A batch, charged with its share of the unit's window.
+pub(crate) type Delivery = Result<ScanBatch, ReadError>;
 
 /// One row group to read.
 pub(crate) struct Unit {
@@ -38,7 +38,7 @@ pub(crate) struct Unit {
     pub(crate) parts: usize,
 }
 
-/// The part of the budget that a unit has; given back as the unit needs less, and when its last batch is taken.
+/// The part of the budget that a unit has; given back as the unit needs less, and when its last batch is let go of.
 pub(crate) type Memory = Arc<Mutex<Reservation>>;
 
 /// How much of the column chunks is fetched.
@@ -121,6 +121,25 @@ impl Unit {
         raw.saturating_add(decoded.min(self.engine.window_bytes()))
     }
 
+    /// Makes the unit's part of the budget `bytes`: gives back what is more, takes what is missing.
+    async fn resize(&self, memory: &Memory, bytes: u64) -> Result<(), ReadError> {
+        let missing = {
+            let mut memory = memory.lock();
+            memory.shrink_to(bytes);
+            bytes - memory.bytes()
+        };
+        if missing > 0 {
+            let more = self.engine.budget.reserve(missing, Purpose::Scans).await;
+            let more = more.map_err(|source| ReadError::Budget {
+                path: self.plan.split.path.clone(),
+                row_group: Some(self.row_group.0),
+                source,
+            })?;
+            memory.lock().absorb(more);
+        }
+        Ok(())
+    }
+
     /// Reads, unless that failed lately because of the file.
     async fn attempt(&self, memory: &Memory, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
         let (file, columns) = (self.plan.split.file.key.id(), &self.plan.columns);
@@ -141,7 +160,7 @@ impl Unit {
         if self.wants_head()
             && let Some((batches, source)) = self.read_head(memory).await?
         {
-            return self.deliver(batches, source, &window, out).await.map(|_| ());
+            return self.deliver(batches, source, (&window, memory), out).await.map(|_| ());
         }
         let needed_bytes = bytes_in(&self.ranges(self.plan.columns.iter()));
         self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
@@ -156,7 +175,7 @@ impl Unit {
             } else {
                 running = Some(assembler);
             }
-            if let Reader::Gone = self.deliver(step.batches, source, &window, out).await? {
+            if let Reader::Gone = self.deliver(step.batches, source, (&window, memory), out).await? {
                 break;
             }
         }
@@ -194,18 +213,24 @@ impl Unit {
         &self,
         batches: Vec<RecordBatch>,
         source: Source,
-        window: &Arc<Semaphore>,
+        (window, memory): (&Arc<Semaphore>, &Memory),
         out: &mpsc::Sender<Delivery>,
     ) -> Result<Reader, ReadError> {
         for batch in batches {
             let share = permits(bytes_of(&batch).min(self.engine.window_bytes()));
             let held = Arc::clone(window).acquire_many_owned(share).await;
             let held = held.map_err(|_| ReadError::internal("a unit's window was closed"))?;
-            if out.send(Ok((ScanBatch { batch, source }, held))).await.is_err() {
+            let charge = Charge::new(held, Arc::clone(memory));
+            if out.send(Ok(ScanBatch { batch, source, charge })).await.is_err() {
                 return Ok(Reader::Gone);
             }
         }
         Ok(Reader::There)
+    }
+
+    fn held_or_alone(&self, column: &SelectedColumn) -> Claim {
+        let key = chunk_key(self.plan.split.file.key.id(), self.row_group, column);
+        self.engine.chunks.get(&key).map_or(Claim::Alone, Claim::Held)
     }
 
     async fn step(&self, mut assembler: Assembler) -> Result<(Assembler, Step), ReadError> {
@@ -225,31 +250,37 @@ impl Unit {
         let claims = match extent {
             Extent::Whole => loads::claim(&self.engine, &self.plan, self.row_group),
             // Beginnings are not kept.
-            Extent::Head => self.plan.columns.iter().map(|_| Claim::Alone).collect(),
+            Extent::Head => self
+                .plan
+                .columns
+                .iter()
+                .map(|column| self.held_or_alone(column))
+                .collect(),
         };
         let alone: Vec<bool> = claims.iter().map(|claim| matches!(claim, Claim::Alone)).collect();
-        if extent == Extent::Whole {
-            // What others bring, they pay for.
-            let columns = self.plan.columns.iter().zip(&alone);
-            let columns: Vec<_> = columns.filter(|(_, alone)| **alone).map(|(column, _)| column).collect();
-            memory.lock().shrink_to(self.cost_of(&columns));
-        }
         let of_those = |wanted: &[bool]| {
             let columns = self.plan.columns.iter().zip(wanted);
-            let columns: Vec<_> = columns
-                .filter(|(_, wanted)| **wanted)
-                .map(|(column, _)| column)
-                .collect();
-            self.raw(self.ranges(columns.into_iter()), extent)
+            let columns = columns.filter(|(_, wanted)| **wanted);
+            columns.map(|(column, _)| column).collect::<Vec<_>>()
         };
+        let own_bytes = self.cost_of(&of_those(&alone));
+        if extent == Extent::Whole {
+            // What others bring, they pay for; what was held when this unit was counted, and is no more, it pays for itself.
+            self.resize(memory, own_bytes).await?;
+        }
         let (supplies, (mut chunks, read_from)) =
-            future::try_join(awaited(claims, || self.lost()), of_those(&alone)).await?;
+            future::try_join(awaited(claims, || self.lost()), self.raw(of_those(&alone), extent)).await?;
         // What was awaited and turned out too large to be kept is decoded here after all.
         let late = supplies.iter().zip(&alone);
         let late: Vec<bool> = late
             .map(|((supply, _), alone)| matches!(supply, Supply::Decode) && !alone)
             .collect();
-        let (late, late_from) = of_those(&late).await?;
+        let late = of_those(&late);
+        if !late.is_empty() {
+            self.resize(memory, own_bytes.saturating_add(self.cost_of(&late)))
+                .await?;
+        }
+        let (late, late_from) = self.raw(late, extent).await?;
         chunks.extend(late);
         let source = supplies
             .iter()
@@ -275,9 +306,10 @@ impl Unit {
     /// Bytes of leaf columns, and where they came from.
     async fn raw(
         &self,
-        ranges: Vec<(usize, Range<u64>)>,
+        columns: Vec<&SelectedColumn>,
         extent: Extent,
     ) -> Result<(Vec<(usize, Bytes)>, Source), ReadError> {
+        let ranges = self.ranges(columns.into_iter());
         if ranges.is_empty() || self.rows == 0 {
             return Ok((Vec::new(), Source::Memory));
         }
@@ -312,7 +344,8 @@ impl Unit {
             .group(self.row_group_index())
             .is_some_and(|group| rows <= group.rows / HEAD_SHARE);
         let long = |(_, range): &(usize, Range<u64>)| range.end - range.start > HEAD_BYTES * HEAD_SHARE;
-        few && self.ranges(self.plan.columns.iter()).iter().any(long)
+        let (absent, _) = self.absent_and_held();
+        few && self.ranges(absent.into_iter()).iter().any(long)
     }
 
     /// The part of a column chunk that is fetched.

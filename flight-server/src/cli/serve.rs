@@ -15,7 +15,7 @@ use super::error::CliError;
 use crate::admin::Readiness;
 use crate::config::{self, ConfigFlags, Machine, Settings};
 use crate::data_folder::DataFolder;
-use crate::flight::FlightDoor;
+use crate::flight::{FlightDoor, StreamLimits};
 use crate::node::Node;
 use crate::observe;
 use crate::retention;
@@ -82,7 +82,11 @@ async fn start(settings: &Settings) -> anyhow::Result<()> {
     let location = location(settings.advertise.as_deref(), listeners.flight_address());
     let _gauges = AbortOnDropHandle::new(tokio::spawn(publish(Arc::clone(&node.cache))));
     let _retention = AbortOnDropHandle::new(tokio::spawn(retention::enforce(Arc::clone(&node.cache))));
-    let front = FlightDoor::new(node, location.as_deref()).into_service();
+    let limits = StreamLimits {
+        max_streams: settings.max_streams,
+        stall_timeout: settings.stall_timeout,
+    };
+    let front = FlightDoor::new(node, location.as_deref(), limits).into_service();
     let parts = Parts {
         flight: move |request| front.clone().answer(request),
         readiness: Readiness::new([LISTENING]),

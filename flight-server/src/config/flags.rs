@@ -99,7 +99,7 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_row_groups: Option<u64>,
 
-    /// Deepest nesting of a Parquet schema, in groups; a list is two of them [default: 64]
+    /// Deepest nesting of a Parquet schema, in groups; a list is two of them [default: 60]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_schema_depth: Option<u64>,
@@ -113,6 +113,16 @@ pub struct ConfigFlags {
     #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint_bytes: Option<String>,
+
+    /// DoGet streams that may be open at once; a further one is refused, and may be tried again [default: 4096]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_streams: Option<usize>,
+
+    /// How long a client may take nothing of what is ready for it before its stream is let go of [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stall_timeout: Option<String>,
 
     /// Threads that decode [default: the number of cores]
     #[arg(long, value_name = "N")]

@@ -105,6 +105,14 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Bytes,
     },
     Key {
+        name: "max_streams",
+        kind: Kind::Number,
+    },
+    Key {
+        name: "stall_timeout",
+        kind: Kind::Text,
+    },
+    Key {
         name: "decode_threads",
         kind: Kind::Number,
     },

@@ -31,6 +31,7 @@ const PAGE_BYTES: RangeInclusive<u64> = 4 << 10..=64 << 20;
 const FETCH_BYTES_LIMIT: u64 = 1 << 30;
 /// Deeper schemas do not fit Arrow's IPC messages, as most programs read them.
 const SCHEMA_DEPTH: RangeInclusive<u64> = 1..=60;
+const STREAMS: RangeInclusive<usize> = 1..=1_000_000;
 const THREADS: RangeInclusive<usize> = 1..=1024;
 const STORE_CONCURRENCY: RangeInclusive<usize> = 1..=4096;
 
@@ -66,6 +67,11 @@ pub struct Settings {
     pub ticket_ttl: Duration,
     /// Decoded bytes that one endpoint covers. Default 256 MiB.
     pub endpoint_bytes: u64,
+    /// DoGet streams that may be open at once. Default 4096.
+    pub max_streams: usize,
+    /// How long a client may take nothing of what is ready for it before its stream is let go of. Default 5 minutes:
+    /// a training job may look away from its data for a while.
+    pub stall_timeout: Duration,
     /// Threads that decode Parquet. Default the number of cores.
     pub decode_threads: usize,
     /// Requests in flight to one mount's store. Default 64.
@@ -135,6 +141,8 @@ impl Settings {
             memory_bytes: written.memory.as_u64(),
             ticket_ttl: written.ticket_ttl,
             endpoint_bytes: written.endpoint_bytes.as_u64(),
+            max_streams: written.max_streams,
+            stall_timeout: written.stall_timeout,
             decode_threads: written.decode_threads,
             store_concurrency: written.store_concurrency,
             store_request_timeout: written.store_request_timeout,
@@ -192,6 +200,7 @@ fn check(written: &Written) -> Result<(), Refused> {
     let duration = |value: &Duration| humantime::format_duration(*value).to_string();
     let durations = [
         ("ticket_ttl", written.ticket_ttl, TICKET_TTL),
+        ("stall_timeout", written.stall_timeout, TIMEOUT),
         ("store_request_timeout", written.store_request_timeout, TIMEOUT),
         ("store_connect_timeout", written.store_connect_timeout, TIMEOUT),
         ("store_retry_timeout", written.store_retry_timeout, TIMEOUT),
@@ -206,6 +215,7 @@ fn check(written: &Written) -> Result<(), Refused> {
         SCHEMA_DEPTH,
         u64::to_string,
     )?;
+    within("max_streams", written.max_streams, STREAMS, usize::to_string)?;
     within("decode_threads", written.decode_threads, THREADS, usize::to_string)?;
     within(
         "store_concurrency",

@@ -57,6 +57,9 @@ pub(super) struct Written {
     pub(super) ticket_ttl: Duration,
     #[serde(with = "value::bytes")]
     pub(super) endpoint_bytes: ByteSize,
+    pub(super) max_streams: usize,
+    #[serde(with = "value::duration")]
+    pub(super) stall_timeout: Duration,
     pub(super) decode_threads: usize,
     pub(super) store_concurrency: usize,
     #[serde(with = "value::duration")]
@@ -95,6 +98,8 @@ impl Written {
             max_schema_depth: limits.schema_depth,
             ticket_ttl: Duration::from_secs(600),
             endpoint_bytes: ByteSize::mib(256),
+            max_streams: 4096,
+            stall_timeout: Duration::from_secs(300),
             decode_threads: machine.cores,
             store_concurrency: 64,
             store_request_timeout: Duration::from_secs(10),

@@ -2,16 +2,24 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
+use jetbridge_cache::scan::Charge;
+
+use super::flow::Flow;
 
 /// Buffers that follow each other; reading them goes from one to the next, and a vectored write takes several at once.
 /// None is empty.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Buffers {
     list: VecDeque<Bytes>,
     /// Bytes of all of them.
     remaining: usize,
+    /// What they are charged to, until the last of them has left.
+    charge: Charge,
+    /// Where they count as queued.
+    flow: Option<Arc<Flow>>,
 }
 
 impl Buffers {
@@ -23,10 +31,31 @@ impl Buffers {
         }
     }
 
+    /// The same buffers, charged to `charge`.
+    pub(super) fn charged(mut self, charge: Charge) -> Self {
+        self.charge = charge;
+        self
+    }
+
+    /// The same buffers, queued in `flow` until they leave.
+    pub(super) fn queued(mut self, flow: &Arc<Flow>) -> Self {
+        flow.queue(self.remaining);
+        self.flow = Some(Arc::clone(flow));
+        self
+    }
+
     /// The buffers in order.
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = &Bytes> {
         self.list.iter()
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        if let Some(flow) = &self.flow {
+            flow.leave(self.remaining);
+        }
     }
 }
 
@@ -50,6 +79,9 @@ impl Buf for Buffers {
     fn advance(&mut self, mut count: usize) {
         assert!(count <= self.remaining, "advanced beyond the end");
         self.remaining -= count;
+        if let Some(flow) = &self.flow {
+            flow.leave(count);
+        }
         while count > 0
             && let Some(first) = self.list.front_mut()
         {

@@ -7,7 +7,9 @@
 //! Why a service in front and not a tonic codec: a codec writes into one contiguous buffer, so it can only copy.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use arrow_flight::Ticket;
 use arrow_flight::flight_service_server::FlightServiceServer;
@@ -24,11 +26,13 @@ use tonic::metadata::MetadataMap;
 use tonic::{Code, Status};
 
 use super::buffers::Buffers;
+use super::flow::{self, Connection, Terms, Watched};
 use super::message::Message;
 use super::{FlightDoor, MAX_REQUEST_BYTES};
 
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_TIMEOUT_HEADER: &str = "grpc-timeout";
 const GRPC_PREFIX_BYTES: usize = 5;
 
 /// The body of any answer. Each piece of data is a list of buffers that goes out as one HTTP/2 frame, where the client's
@@ -47,20 +51,33 @@ impl Front {
         Self { door, inner }
     }
 
-    /// Answers one request.
-    pub async fn answer<B>(mut self, request: Request<B>) -> Response<AnswerBody>
+    /// Answers one request, within the time that the client gives.
+    pub async fn answer<B>(self, request: Request<B>) -> Response<AnswerBody>
     where
         B: HttpBody<Data = Bytes, Error: Into<tonic::codegen::StdError>> + Send + 'static,
     {
         let request = request.map(Body::new);
+        let deadline = deadline(request.headers());
+        let answered = self.answer_by(request, deadline);
+        let answered = match deadline {
+            None => answered.await,
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), answered)
+                .await
+                .unwrap_or_else(|_| Err(flow::late())),
+        };
+        answered.unwrap_or_else(|status| status.into_http::<Body>().map(one_buffer_a_frame))
+    }
+
+    async fn answer_by(
+        mut self,
+        request: Request<Body>,
+        deadline: Option<Instant>,
+    ) -> Result<Response<AnswerBody>, Status> {
         if request.uri().path() != DO_GET || is_compressed(request.headers()) {
             let Ok(response) = self.inner.call(request).await;
-            return response.map(one_buffer_a_frame);
+            return Ok(response.map(one_buffer_a_frame));
         }
-        match do_get(self.door, request).await {
-            Ok(response) => response,
-            Err(status) => status.into_http::<Body>().map(one_buffer_a_frame),
-        }
+        do_get(self.door, request, deadline).await
     }
 }
 
@@ -68,13 +85,22 @@ fn one_buffer_a_frame(body: Body) -> AnswerBody {
     body.map_frame(|frame| frame.map_data(Buffers::from)).boxed_unsync()
 }
 
-async fn do_get(door: FlightDoor, request: Request<Body>) -> Result<Response<AnswerBody>, Status> {
-    let (parts, body) = request.into_parts();
+async fn do_get(
+    door: FlightDoor,
+    request: Request<Body>,
+    deadline: Option<Instant>,
+) -> Result<Response<AnswerBody>, Status> {
+    let (mut parts, body) = request.into_parts();
     let ticket = read_ticket(body).await?;
     let mut request = tonic::Request::new(ticket);
     *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
+    let terms = Terms {
+        stall_timeout: door.limits.stall_timeout,
+        deadline,
+        connection: parts.extensions.remove::<Arc<Connection>>().unwrap_or_default(),
+    };
     let (metadata, messages, _) = door.messages(request).await?.into_parts();
-    let mut response = Response::new(Outgoing::new(messages).boxed_unsync());
+    let mut response = Response::new(Outgoing::new(Watched::new(messages, terms)).boxed_unsync());
     *response.headers_mut() = metadata.into_headers();
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
     Ok(response)
@@ -96,6 +122,23 @@ async fn read_ticket(body: Body) -> Result<Ticket, Status> {
     Ticket::decode(bytes).map_err(|error| Status::invalid_argument(format!("the request is no ticket: {error}")))
 }
 
+/// When the client gives up, by gRPC's header: up to eight digits and a unit. What is no such thing is no deadline.
+fn deadline(headers: &HeaderMap) -> Option<Instant> {
+    let text = headers.get(GRPC_TIMEOUT_HEADER)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = Some(digits).filter(|digits| digits.len() <= 8)?.parse().ok()?;
+    let time = match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    };
+    Instant::now().checked_add(time)
+}
+
 fn is_compressed(headers: &HeaderMap) -> bool {
     headers
         .get("grpc-encoding")
@@ -104,12 +147,12 @@ fn is_compressed(headers: &HeaderMap) -> bool {
 
 /// The body of a DoGet: messages, then the status as trailers.
 struct Outgoing<S> {
-    messages: S,
+    messages: Watched<S>,
     ended: bool,
 }
 
 impl<S> Outgoing<S> {
-    fn new(messages: S) -> Self {
+    fn new(messages: Watched<S>) -> Self {
         Self { messages, ended: false }
     }
 
@@ -119,7 +162,7 @@ impl<S> Outgoing<S> {
     }
 }
 
-impl<S: Stream<Item = Result<Message, Status>> + Unpin> HttpBody for Outgoing<S> {
+impl<S: Stream<Item = Result<Message, Status>> + Unpin + Send + 'static> HttpBody for Outgoing<S> {
     type Data = Buffers;
     type Error = Status;
 
@@ -132,7 +175,7 @@ impl<S: Stream<Item = Result<Message, Status>> + Unpin> HttpBody for Outgoing<S>
         }
         match std::task::ready!(Pin::new(&mut self.messages).poll_next(context)) {
             Some(Ok(message)) => match message.into_buffers() {
-                Ok(buffers) => Poll::Ready(Some(Ok(Frame::data(buffers)))),
+                Ok(buffers) => Poll::Ready(Some(Ok(Frame::data(buffers.queued(self.messages.flow()))))),
                 Err(error) => self.end(&Status::internal(error.to_string())),
             },
             Some(Err(status)) => self.end(&status),
@@ -163,11 +206,35 @@ mod tests {
     #[tokio::test]
     async fn an_error_within_the_stream_comes_as_trailers() {
         let messages = stream::iter([Ok(Message::default()), Err(Status::aborted("STALE"))]);
-        let mut body = Outgoing::new(messages);
+        let terms = Terms {
+            stall_timeout: Duration::from_secs(60),
+            deadline: None,
+            connection: Arc::default(),
+        };
+        let mut body = Outgoing::new(Watched::new(messages, terms));
         assert!(body.frame().await.unwrap().unwrap().is_data());
         let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();
         assert_eq!(trailers["grpc-status"], "10");
         assert!(body.frame().await.is_none());
+    }
+
+    #[test]
+    fn deadlines_are_read_as_grpc_writes_them() {
+        let of = |text: &str| {
+            let headers = HeaderMap::from_iter([(
+                http::HeaderName::from_static(GRPC_TIMEOUT_HEADER),
+                HeaderValue::from_str(text).unwrap(),
+            )]);
+            deadline(&headers).map(|at| at.saturating_duration_since(Instant::now()).as_secs_f64().round())
+        };
+        assert_eq!((of("90S"), of("2M"), of("1H")), (Some(90.0), Some(120.0), Some(3600.0)));
+        assert_eq!(
+            (of("5000m"), of("7000000u"), of("1000n")),
+            (Some(5.0), Some(7.0), Some(0.0))
+        );
+        for nonsense in ["", "S", "9", "-1S", "123456789S", "1x", "1.5S"] {
+            assert_eq!(of(nonsense), None, "{nonsense}");
+        }
     }
 
     #[tokio::test]

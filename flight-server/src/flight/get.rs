@@ -68,11 +68,11 @@ fn plain(
     batches: Batches,
     mut encoder: Encoder,
 ) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
-    let messages = batches.map(move |batch| match batch {
-        Ok(batch) => encode(&mut encoder, &batch),
-        Err(error) => vec![Err(failed(&node, &dataset, error))],
+    let messages = batches.map(move |batch| {
+        let batch = batch.map_err(|error| failed(&node, &dataset, error))?;
+        encode(&mut encoder, &batch)
     });
-    messages.flat_map(stream::iter)
+    messages.map_ok(one_by_one).try_flatten()
 }
 
 /// Batches whose buffers are compressed, away from the threads that serve sockets.
@@ -89,22 +89,28 @@ fn compressed(
             None => return Ok(None),
         };
         let work = move || {
-            let messages = encoder.batch(&batch.batch, batch.source);
+            let messages = encode(&mut encoder, &batch);
             (messages, encoder)
         };
         let (messages, encoder) = node.cache.compute(work).await.map_err(ServiceError::from)?;
-        let messages = messages.map_err(|error| unsayable(&error))?;
-        let messages = stream::iter(messages.into_iter().map(Ok));
-        Ok::<_, Status>(Some((messages, (node, dataset, batches, encoder))))
+        Ok::<_, Status>(Some((messages?, (node, dataset, batches, encoder))))
     });
-    one_ahead(Box::pin(steps)).try_flatten()
+    one_ahead(Box::pin(steps)).map_ok(one_by_one).try_flatten()
 }
 
-fn encode(encoder: &mut Encoder, batch: &ScanBatch) -> Vec<Result<Message, Status>> {
-    match encoder.batch(&batch.batch, batch.source) {
-        Ok(messages) => messages.into_iter().map(Ok).collect(),
-        Err(error) => vec![Err(unsayable(&error).into())],
-    }
+fn one_by_one(messages: Vec<Message>) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
+    stream::iter(messages.into_iter().map(Ok))
+}
+
+/// The messages of a batch. Each keeps the whole batch's charge until it is sent: pieces of one that was cut share its buffers,
+/// most of them, and what is compressed is no more than that.
+fn encode(encoder: &mut Encoder, batch: &ScanBatch) -> Result<Vec<Message>, Status> {
+    let encoded = encoder.batch(&batch.batch, batch.source);
+    let mut messages = encoded.map_err(|error| unsayable(&error))?;
+    messages
+        .iter_mut()
+        .for_each(|message| message.charge = batch.charge.clone());
+    Ok(messages)
 }
 
 /// An answer that cannot be encoded.

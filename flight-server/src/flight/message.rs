@@ -18,6 +18,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::root_as_message;
 use arrow_flight::FlightData;
 use bytes::{BufMut, Bytes, BytesMut};
+use jetbridge_cache::scan::Charge;
 
 use super::buffers::Buffers;
 
@@ -47,6 +48,8 @@ pub(super) struct Message {
     pub(super) metadata: Bytes,
     /// The body, in order.
     pub(super) body: Vec<Bytes>,
+    /// What the body is charged to.
+    pub(super) charge: Charge,
 }
 
 impl Message {
@@ -95,7 +98,7 @@ impl Message {
             prefix.put_slice(&BODY_TAG);
             put_varint(&mut prefix, body_bytes);
         }
-        Ok(merged(prefix, self.body))
+        Ok(merged(prefix, self.body).charged(self.charge))
     }
 
     fn body_bytes(&self) -> usize {
@@ -152,7 +155,7 @@ pub(super) fn split(buffers: Vec<Buffer>) -> Result<Vec<Message>, ArrowError> {
         messages.push(Message {
             body: take(&mut pieces, body_bytes)?,
             header,
-            metadata: Bytes::new(),
+            ..Message::default()
         });
     }
     Ok(messages)
@@ -234,6 +237,7 @@ mod tests {
             header: vec![7; header].into(),
             metadata: vec![8; metadata].into(),
             body: body.iter().map(|&bytes| vec![9; bytes].into()).collect(),
+            ..Message::default()
         }
     }
 
@@ -270,8 +274,8 @@ mod tests {
         ];
         let buffers = Message {
             header: vec![0; 64].into(),
-            metadata: Bytes::new(),
             body,
+            ..Message::default()
         }
         .into_buffers()
         .unwrap();

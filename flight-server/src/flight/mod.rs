@@ -4,7 +4,7 @@
 //! |---|---|
 //! | GetFlightInfo, GetSchema, PollFlightInfo | [`describe`], [`info`] |
 //! | ListFlights | [`list`] |
-//! | DoGet | [`front`], [`get`], [`raw`], [`wire`], [`ahead`], [`encode`], [`message`], [`buffers`] |
+//! | DoGet | [`front`], [`get`], [`raw`], [`wire`], [`ahead`], [`encode`], [`message`], [`buffers`], [`flow`] |
 //! | DoAction, ListActions | [`actions`] |
 //!
 //! Why not arrow-flight's `FlightSqlService`: its blanket implementation answers ListFlights, GetSchema and PollFlightInfo
@@ -15,6 +15,9 @@ mod ahead;
 mod buffers;
 mod describe;
 mod encode;
+#[cfg(test)]
+mod every_type;
+mod flow;
 mod front;
 mod get;
 mod info;
@@ -26,6 +29,7 @@ mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
@@ -34,6 +38,7 @@ use arrow_flight::{
     PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
 };
 use futures::{Stream, StreamExt, stream};
+use tokio::sync::Semaphore;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -41,6 +46,7 @@ use crate::error::ServiceError;
 use crate::node::Node;
 
 pub use buffers::Buffers;
+pub(crate) use flow::Connection;
 pub use front::{AnswerBody, Front};
 use message::Message;
 
@@ -55,15 +61,29 @@ pub struct FlightDoor {
     node: Arc<Node>,
     /// Where this node says it can be reached, `grpc://host:port`; `None` when it does not know a reachable name.
     location: Option<Arc<str>>,
+    limits: StreamLimits,
+    /// One permit for each DoGet stream that may be open.
+    streams: Arc<Semaphore>,
+}
+
+/// What DoGet streams may take.
+#[derive(Debug, Clone)]
+pub struct StreamLimits {
+    /// How many may be open at once; a further one is UNAVAILABLE.
+    pub max_streams: usize,
+    /// How long a client may take nothing of what is ready for it; its stream is let go of then.
+    pub stall_timeout: Duration,
 }
 
 impl FlightDoor {
     /// The door of `node`, reachable at `location`.
     #[must_use]
-    pub fn new(node: Arc<Node>, location: Option<&str>) -> Self {
+    pub fn new(node: Arc<Node>, location: Option<&str>, limits: StreamLimits) -> Self {
         Self {
             node,
             location: location.map(Into::into),
+            streams: Arc::new(Semaphore::new(limits.max_streams)),
+            limits,
         }
     }
 
@@ -82,8 +102,10 @@ impl FlightDoor {
         let limit = encode::message_limit(request.metadata())?;
         let asked = wire::Wire::asked(request.metadata())?;
         observe::call("DoGet", request, |ticket| async move {
+            let place = Arc::clone(&self.streams).try_acquire_owned();
+            let place = place.map_err(|_| too_many(self.limits.max_streams))?;
             let (chosen, messages) = get::stream(Arc::clone(&self.node), &ticket.ticket, limit, asked).await?;
-            let mut response = Response::new(observe::stream(messages).boxed() as BoxedStream<Message>);
+            let mut response = Response::new(observe::stream(messages, place).boxed() as BoxedStream<Message>);
             chosen.tell(response.metadata_mut());
             Ok(response)
         })
@@ -97,6 +119,12 @@ impl FlightDoor {
             .await
             .map(|info| info.with_descriptor(descriptor))
     }
+}
+
+fn too_many(streams: usize) -> Status {
+    Status::unavailable(format!(
+        "{streams} DoGet streams are open, which is the most (max_streams); try again"
+    ))
 }
 
 #[tonic::async_trait]

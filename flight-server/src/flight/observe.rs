@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use futures::Stream;
 use metrics::{counter, gauge, histogram};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Request, Response, Status};
 use tracing::Instrument;
@@ -73,16 +74,17 @@ where
     with_id(outcome, &id)
 }
 
-/// Counts what a DoGet stream sends, and the streams that are open.
-pub(super) fn stream<S>(inner: S) -> Pin<Box<Observed<S>>> {
+/// Counts what a DoGet stream sends, and the streams that are open, of which this one has `place`.
+pub(super) fn stream<S>(inner: S, place: OwnedSemaphorePermit) -> Pin<Box<Observed<S>>> {
     gauge!("jetbridge_flight_streams").increment(1.0);
-    Box::pin(Observed { inner })
+    Box::pin(Observed { inner, _place: place })
 }
 
 /// A DoGet stream that is counted.
 #[derive(Debug)]
 pub(super) struct Observed<S> {
     inner: S,
+    _place: OwnedSemaphorePermit,
 }
 
 impl<S: Stream<Item = Result<Message, Status>> + Unpin> Stream for Observed<S> {

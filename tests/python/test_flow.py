@@ -1,0 +1,128 @@
+"""A client that does not take what it asked for costs little, for a bounded time, and nobody else's reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as flight
+import pytest
+
+from harness import files
+from harness.errors import expect_error
+from harness.flight import chunks, drain, plan, read
+from harness.metrics import total
+from harness.server import Server
+
+# Far more than windows of HTTP/2, buffers of sockets and the client's own take in.
+ROWS = 12_000_000
+GROUP_ROWS = 500_000
+# Longer than the server takes to publish what is held.
+STALL_S = 2.0
+WAIT_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def numbers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pa.Table]:
+    """A folder with one file of two columns of random numbers, 192 MB when decoded, and what it holds."""
+    random = np.random.default_rng(7)
+    table = pa.table({"n": random.integers(0, 1 << 60, ROWS), "x": random.random(ROWS)})
+    folder = tmp_path_factory.mktemp("numbers")
+    files.write(folder / "n.parquet", table, row_group_size=GROUP_ROWS, compression="none", use_dictionary=False)
+    return folder, table
+
+
+def held(server: Server) -> tuple[float, float]:
+    """Streams that are open, and bytes of the budget that scans hold."""
+    admin = server.admin_uri
+    return (
+        total(admin, "jetbridge_flight_streams"),
+        total(admin, "jetbridge_cache_budget_used_bytes", purpose="scans"),
+    )
+
+
+def wait_until(seen: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> float:
+    """Waits for a condition; how long that took."""
+    began = time.monotonic()
+    while not seen():
+        assert time.monotonic() - began < timeout_s, f"still not after {timeout_s} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+def test_a_stalled_client_is_let_go_of(start_server: Callable[..., Server], numbers: tuple[Path, pa.Table]) -> None:
+    server = start_server(mounts={"/n": f"file://{numbers[0]}"}, args=["--stall-timeout", f"{STALL_S}s"])
+    ticket = plan(server.client, "/n").endpoints[0].ticket
+    with closing(server.connect()) as idle:
+        reader = idle.do_get(ticket)
+        assert reader.read_chunk().data.num_rows > 0
+        wait_until(lambda: held(server)[1] > 0, "the scan holds memory")
+        wait_until(lambda: held(server) == (0, 0), "everything is given back")
+        assert total(server.admin_uri, "jetbridge_flight_streams_stalled_total") == 1
+        # Nobody is told that the end has come who has not read to the end.
+        with pytest.raises(flight.FlightError) as caught:
+            list(chunks(reader))
+        assert isinstance(caught.value, flight.FlightUnavailableError)
+    assert read(server.client, "/n", columns=["n"], limit=10).num_rows == 10
+
+
+def test_a_slow_client_is_served_to_the_end(
+    start_server: Callable[..., Server], numbers: tuple[Path, pa.Table]
+) -> None:
+    server = start_server(mounts={"/n": f"file://{numbers[0]}"}, args=["--stall-timeout", f"{STALL_S}s"])
+    info = plan(server.client, "/n")
+    rows, began = 0, time.monotonic()
+    for chunk in chunks(server.client.do_get(info.endpoints[0].ticket)):
+        rows += chunk.data.num_rows
+        # Slower than the stall timeout in all, faster at each step.
+        if time.monotonic() - began < 4 * STALL_S:
+            time.sleep(STALL_S / 10)
+    assert time.monotonic() - began > 2 * STALL_S
+    assert rows > 0
+    assert total(server.admin_uri, "jetbridge_flight_streams_stalled_total") == 0
+
+
+def test_what_one_stalled_stream_of_a_connection_waits_for_does_not_stop_the_others(
+    start_server: Callable[..., Server], numbers: tuple[Path, pa.Table]
+) -> None:
+    server = start_server(mounts={"/n": f"file://{numbers[0]}"}, args=["--stall-timeout", f"{STALL_S}s"])
+    ticket = plan(server.client, "/n", columns=["n"]).endpoints[0].ticket
+    stalled = server.client.do_get(ticket)
+    stalled.read_chunk()
+    began = time.monotonic()
+    while time.monotonic() - began < 3 * STALL_S:
+        batches, _ = drain(server.client.do_get(ticket))
+        assert sum(batch.num_rows for batch in batches) > 0
+    assert total(server.admin_uri, "jetbridge_flight_streams_stalled_total") == 1
+    del stalled
+
+
+def test_streams_beyond_the_limit_are_refused_and_may_be_tried_again(
+    start_server: Callable[..., Server], numbers: tuple[Path, pa.Table]
+) -> None:
+    server = start_server(mounts={"/n": f"file://{numbers[0]}"}, args=["--max-streams", "2"])
+    ticket = plan(server.client, "/n").endpoints[0].ticket
+    open_streams = [server.client.do_get(ticket) for _ in range(2)]
+    for stream in open_streams:
+        stream.read_chunk()
+    with expect_error("UNAVAILABLE", "max_streams"):
+        server.client.do_get(ticket).read_all()
+    for stream in open_streams:
+        stream.cancel()
+    wait_until(lambda: held(server)[0] == 0, "the cancelled streams are gone", timeout_s=1.0)
+    assert server.client.do_get(ticket).read_all().num_rows > 0
+
+
+def test_a_deadline_ends_the_stream(start_server: Callable[..., Server], numbers: tuple[Path, pa.Table]) -> None:
+    server = start_server(mounts={"/n": f"file://{numbers[0]}"})
+    ticket = plan(server.client, "/n").endpoints[0].ticket
+    reader = server.client.do_get(ticket, flight.FlightCallOptions(timeout=0.5))
+    reader.read_chunk()
+    time.sleep(0.6)
+    with pytest.raises(flight.FlightTimedOutError):
+        list(chunks(reader))
+    wait_until(lambda: held(server) == (0, 0), "everything is given back")
