@@ -102,7 +102,7 @@ pub(crate) fn leaves_of(data_type: &DataType) -> usize {
 }
 
 /// The schema that the writer embedded; none where there is none or it cannot be read, as then the Parquet types stand.
-fn original_schema(pairs: &[KeyValue]) -> Option<Schema> {
+pub(crate) fn original_schema(pairs: &[KeyValue]) -> Option<Schema> {
     let encoded = pairs
         .iter()
         .find(|pair| pair.key == ARROW_SCHEMA_META_KEY)?
@@ -250,6 +250,22 @@ fn patched(file: &FileMetaData) -> Result<Arc<SchemaDescriptor>> {
     }
 }
 
+/// The same group with other fields.
+pub(crate) fn regrouped(group: &TypePtr, fields: Vec<TypePtr>) -> Result<TypePtr> {
+    let info = group.get_basic_info();
+    let builder = Type::group_type_builder(group.name())
+        .with_converted_type(info.converted_type())
+        .with_logical_type(info.logical_type_ref().cloned())
+        .with_id(info.has_id().then(|| info.id()))
+        .with_fields(fields);
+    let builder = if info.has_repetition() {
+        builder.with_repetition(info.repetition())
+    } else {
+        builder
+    };
+    builder.build().map(Arc::new)
+}
+
 fn misread(leaf: &Type) -> bool {
     let info = leaf.get_basic_info();
     matches!(info.converted_type(), ConvertedType::INTERVAL | ConvertedType::JSON)
@@ -257,24 +273,14 @@ fn misread(leaf: &Type) -> bool {
 }
 
 fn patch(node: &TypePtr) -> Result<TypePtr> {
-    let info = node.get_basic_info();
     if !node.is_primitive() {
         let fields = node.get_fields().iter().map(patch).collect::<Result<Vec<_>>>()?;
-        let builder = Type::group_type_builder(node.name())
-            .with_converted_type(info.converted_type())
-            .with_logical_type(info.logical_type_ref().cloned())
-            .with_id(info.has_id().then(|| info.id()))
-            .with_fields(fields);
-        let builder = if info.has_repetition() {
-            builder.with_repetition(info.repetition())
-        } else {
-            builder
-        };
-        return builder.build().map(Arc::new);
+        return regrouped(node, fields);
     }
     if !misread(node) {
         return Ok(Arc::clone(node));
     }
+    let info = node.get_basic_info();
     let length = match node.as_ref() {
         Type::PrimitiveType { type_length, .. } => *type_length,
         Type::GroupType { .. } => -1,

@@ -15,6 +15,7 @@
 //! | [`chunk`] | decoded columns |
 //! | [`budget`], [`policy`], [`retention`] | how much memory is held, what goes first, what may be kept |
 //! | [`scan`] | row groups to a stream of batches |
+//! | [`raw`] | row groups to small Parquet files, for readers that decode |
 //! | [`export`] | batches to a Parquet file, for the command line |
 //!
 //! Architecture invariant: modules name only those before them in `key < ufs < page < chunk < scan`; `decode` does no
@@ -26,6 +27,7 @@ pub mod export;
 pub mod key;
 pub mod page;
 pub mod policy;
+pub mod raw;
 pub mod retention;
 pub mod scan;
 pub mod schema;
@@ -64,6 +66,7 @@ use self::footer::FooterCache;
 use self::key::RowGroup;
 use self::page::{DiskError, MemoryPages, OpenFile, PageConfig, PageStore, PageTier};
 use self::pool::CpuPool;
+use self::raw::Raw;
 use self::retention::{Keep, Retention, Retentions};
 use self::scan::{Engine, Poison, Residency, ScanBatch, ScanRequest};
 
@@ -241,6 +244,25 @@ impl Cache {
     /// The stream ends after its first error. Dropping it stops the reading.
     pub fn scan(&self, request: ScanRequest) -> BoxStream<'static, Result<ScanBatch, ReadError>> {
         scan::scan(Arc::clone(&self.engine), request)
+    }
+
+    /// The same answer as row groups in the bytes that are stored, where these can say it in files of at most
+    /// `most_bytes`. Reads the footers of all files.
+    ///
+    /// # Errors
+    /// As [`Cache::footer`].
+    pub async fn raw(&self, request: &ScanRequest, most_bytes: u64) -> Result<Raw, ReadError> {
+        raw::plan(&self.engine, request, most_bytes).await
+    }
+
+    /// Runs work of milliseconds on the threads that decode, in turn with what they do. Work whose caller has gone is not
+    /// begun.
+    ///
+    /// # Errors
+    /// Work that panics.
+    pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, ReadError> {
+        let done = self.engine.pool.run(work).await;
+        done.map_err(|panic| ReadError::internal(panic.to_string()))
     }
 
     /// Where the columns of `read` are now, for some row groups of files: the tier of the worst placed. Nothing is read, and

@@ -15,8 +15,9 @@ import plan
 import policy
 import reads
 import report
+import wire_forms
 
-PARTS = ("plan", "reads", "memory", "crowd", "policy")
+PARTS = ("plan", "reads", "forms", "memory", "crowd", "policy")
 
 
 def main() -> None:
@@ -45,6 +46,8 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[list[report.Line]
         return memory.run(arguments.work_dir, arguments.scale_factor, arguments.seed), []
     if part == "crowd":
         return crowd.run(arguments.work_dir, arguments.scale_factor, arguments.rounds), []
+    if part == "forms":
+        return wire_forms.run(arguments.work_dir, arguments.scale_factor, arguments.rounds)
     return policy.run()
 
 

@@ -39,6 +39,7 @@ pub use self::output::tidy;
 pub(crate) use self::poison::Poison;
 pub use self::residency::Residency;
 use self::unit::Memory;
+pub(crate) use self::unit::permits;
 use crate::budget::Budget;
 use crate::chunk::{ChunkKey, ChunkTier};
 use crate::decode::{RowGroupBytes, SelectedColumn};

@@ -5,23 +5,30 @@
 //!
 //! Pull-based: a batch is encoded when the transport asks for the next message, and the scan below reads ahead only as far
 //! as its own bound, so a slow client holds little and a client that goes away stops the reading.
+//!
+//! Batches that are sent as they lie in memory are encoded where they are asked for, since that is references only. To
+//! compress one takes milliseconds: that is done on the threads that decode, one batch ahead of the transport.
 
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
-use futures::{Stream, StreamExt, stream};
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jetbridge_cache::ReadError;
 use jetbridge_cache::scan::ScanBatch;
 use jetbridge_catalog::path::NsPath;
 use tonic::Status;
 
+use super::ahead::one_ahead;
 use super::encode::Encoder;
 use super::message::Message;
+use super::wire::{Chosen, Wire};
+use super::{BoxedStream, raw};
 use crate::error::ServiceError;
 use crate::node::Node;
 use crate::redeem;
 
-/// The messages that answer `ticket`, none larger than `limit_bytes` unless one row is.
+/// The messages that answer `ticket`, none larger than `limit_bytes` unless one row is, and the form that they have.
 ///
 /// # Errors
 /// UNAUTHENTICATED for a ticket that is not ours, was altered or expired; storage and file errors, also in the stream.
@@ -29,45 +36,92 @@ pub(super) async fn stream(
     node: Arc<Node>,
     ticket: &[u8],
     limit_bytes: usize,
-) -> Result<impl Stream<Item = Result<Message, Status>> + Unpin + Send + 'static, ServiceError> {
+    asked: Wire,
+) -> Result<(Chosen, BoxedStream<Message>), ServiceError> {
     let ticket = redeem::open(&node, ticket)?;
     let dataset = node.locate(&ticket.dataset)?;
     let request = redeem::scan_request(&node, &ticket)?;
-    let mut encoder = Encoder::new(&request.output, limit_bytes).map_err(|error| unsayable(&error))?;
-    let schema = encoder.schema();
-    let messages = node.cache.scan(request).map(move |batch| match batch {
-        Ok(batch) => encode(&mut encoder, &batch),
-        Err(error) => vec![Err(failed(&node, &dataset, error))],
-    });
-    Ok(Box::pin(
-        stream::iter([Ok(schema)]).chain(messages.flat_map(stream::iter)),
-    ))
-}
-
-fn encode(encoder: &mut Encoder, batch: &ScanBatch) -> Vec<Result<Message, Status>> {
-    match encoder.batch(&batch.batch, batch.source) {
-        Ok(messages) => messages
-            .into_iter()
-            .map(|message| Ok(charged(message, batch)))
-            .collect(),
-        Err(error) => vec![Err(unsayable(&error).into())],
+    let mut chosen = Chosen::as_asked(asked);
+    if asked == Wire::Raw {
+        match raw::offer(&node, &dataset, &request, limit_bytes).await? {
+            Ok(messages) => return Ok((chosen, messages)),
+            Err(reason) => chosen = Chosen::instead(reason),
+        }
     }
+    let compression = chosen.wire.compression();
+    let encoder = Encoder::compressing(&request.output, limit_bytes, compression).map_err(|error| unsayable(&error))?;
+    let schema = stream::iter([Ok(encoder.schema())]);
+    let batches = node.cache.scan(request);
+    let messages = match compression {
+        None => schema.chain(plain(node, dataset, batches, encoder)).boxed(),
+        Some(_) => schema.chain(compressed(node, dataset, batches, encoder)).boxed(),
+    };
+    Ok((chosen, messages))
 }
 
-/// Each piece of a batch that was cut keeps the whole batch's charge: they share its buffers, most of them.
-fn charged(mut message: Message, batch: &ScanBatch) -> Message {
-    message.charge = batch.charge.clone();
-    message
+type Batches = BoxStream<'static, Result<ScanBatch, ReadError>>;
+
+/// Batches as they lie in memory.
+fn plain(
+    node: Arc<Node>,
+    dataset: NsPath,
+    batches: Batches,
+    mut encoder: Encoder,
+) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
+    let messages = batches.map(move |batch| {
+        let batch = batch.map_err(|error| failed(&node, &dataset, error))?;
+        encode(&mut encoder, &batch)
+    });
+    messages.map_ok(one_by_one).try_flatten()
 }
 
-fn unsayable(error: &ArrowError) -> ServiceError {
+/// Batches whose buffers are compressed, away from the threads that serve sockets.
+fn compressed(
+    node: Arc<Node>,
+    dataset: NsPath,
+    batches: Batches,
+    encoder: Encoder,
+) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
+    let steps = stream::try_unfold((node, dataset, batches, encoder), |parts| async move {
+        let (node, dataset, mut batches, mut encoder) = parts;
+        let batch = match batches.next().await {
+            Some(batch) => batch.map_err(|error| failed(&node, &dataset, error))?,
+            None => return Ok(None),
+        };
+        let work = move || {
+            let messages = encode(&mut encoder, &batch);
+            (messages, encoder)
+        };
+        let (messages, encoder) = node.cache.compute(work).await.map_err(ServiceError::from)?;
+        Ok::<_, Status>(Some((messages?, (node, dataset, batches, encoder))))
+    });
+    one_ahead(Box::pin(steps)).map_ok(one_by_one).try_flatten()
+}
+
+fn one_by_one(messages: Vec<Message>) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
+    stream::iter(messages.into_iter().map(Ok))
+}
+
+/// The messages of a batch. Each keeps the whole batch's charge until it is sent: pieces of one that was cut share its buffers,
+/// most of them, and what is compressed is no more than that.
+fn encode(encoder: &mut Encoder, batch: &ScanBatch) -> Result<Vec<Message>, Status> {
+    let encoded = encoder.batch(&batch.batch, batch.source);
+    let mut messages = encoded.map_err(|error| unsayable(&error))?;
+    messages
+        .iter_mut()
+        .for_each(|message| message.charge = batch.charge.clone());
+    Ok(messages)
+}
+
+/// An answer that cannot be encoded.
+pub(super) fn unsayable(error: &ArrowError) -> ServiceError {
     ServiceError::Internal {
         what: format!("encoding an answer: {error}"),
     }
 }
 
 /// The status of a read that failed; if the data changed, the next plan looks at the storage anew.
-fn failed(node: &Node, dataset: &NsPath, error: ReadError) -> Status {
+pub(super) fn failed(node: &Node, dataset: &NsPath, error: ReadError) -> Status {
     let error = ServiceError::from(error);
     if error.is_stale() {
         node.datasets.refresh(dataset);

@@ -4,13 +4,14 @@
 //! |---|---|
 //! | GetFlightInfo, GetSchema, PollFlightInfo | [`describe`], [`info`] |
 //! | ListFlights | [`list`] |
-//! | DoGet | [`front`], [`get`], [`encode`], [`message`], [`buffers`], [`flow`] |
+//! | DoGet | [`front`], [`get`], [`raw`], [`wire`], [`ahead`], [`encode`], [`message`], [`buffers`], [`flow`] |
 //! | DoAction, ListActions | [`actions`] |
 //!
 //! Why not arrow-flight's `FlightSqlService`: its blanket implementation answers ListFlights, GetSchema and PollFlightInfo
 //! itself, with UNIMPLEMENTED, and decodes every ticket as a Flight SQL message.
 
 mod actions;
+mod ahead;
 mod buffers;
 mod describe;
 mod encode;
@@ -23,6 +24,8 @@ mod info;
 mod list;
 mod message;
 mod observe;
+mod raw;
+mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -97,13 +100,14 @@ impl FlightDoor {
     /// The messages that answer a DoGet.
     async fn messages(&self, request: Request<Ticket>) -> Result<Response<BoxedStream<Message>>, Status> {
         let limit = encode::message_limit(request.metadata())?;
+        let asked = wire::Wire::asked(request.metadata())?;
         observe::call("DoGet", request, |ticket| async move {
             let place = Arc::clone(&self.streams).try_acquire_owned();
             let place = place.map_err(|_| too_many(self.limits.max_streams))?;
-            let messages = get::stream(Arc::clone(&self.node), &ticket.ticket, limit).await?;
-            Ok(Response::new(
-                observe::stream(messages, place).boxed() as BoxedStream<Message>
-            ))
+            let (chosen, messages) = get::stream(Arc::clone(&self.node), &ticket.ticket, limit, asked).await?;
+            let mut response = Response::new(observe::stream(messages, place).boxed() as BoxedStream<Message>);
+            chosen.tell(response.metadata_mut());
+            Ok(response)
         })
         .await
     }

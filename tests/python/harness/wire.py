@@ -1,0 +1,134 @@
+"""Reading in the wire forms that a client can ask for: what a client of `raw` has to do is all here.
+
+`flight-server/src/flight/WIRE.md` is the specification, and says what `wire_for` is derived from.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.flight as flight
+import pyarrow.parquet as pq
+
+WIRE_HEADER = "x-jetbridge-wire"
+REASON_HEADER = "x-jetbridge-wire-reason"
+LIMIT_HEADER = "x-jetbridge-max-message-bytes"
+FORMS = ("arrow", "lz4", "zstd", "raw")
+
+# Row groups are sent whole, so a client of `raw` takes large messages; the most that the server sends.
+RAW_LIMIT_BYTES = 1 << 30
+# pyarrow's own bound on what it takes is lifted.
+ANY_SIZE = [("grpc.max_receive_message_length", -1)]
+
+# Bits a second from which on plain Arrow is the fastest form; below it is `raw`.
+ARROW_FROM_BITS_PER_S = 10e9
+
+
+def wire_for(bits_per_s: float) -> str:
+    """The form for a link of this speed, for a client that can decode Parquet."""
+    return "arrow" if bits_per_s >= ARROW_FROM_BITS_PER_S else "raw"
+
+
+@dataclass
+class Told:
+    """What the headers of the answers said, in order."""
+
+    forms: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+
+class Listener(flight.ClientMiddlewareFactory):
+    """Keeps what the headers of each answer say about its form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = Told()
+
+    def start_call(self, _info: flight.CallInfo) -> flight.ClientMiddleware:
+        return _Listening(self.told)
+
+
+class _Listening(flight.ClientMiddleware):
+    """One call."""
+
+    def __init__(self, told: Told) -> None:
+        super().__init__()
+        self._told = told
+
+    def received_headers(self, headers: Mapping[str, list[str]]) -> None:
+        self._told.forms += headers.get(WIRE_HEADER, [])
+        self._told.reasons += headers.get(REASON_HEADER, [])
+
+
+def connect(uri: str) -> tuple[flight.FlightClient, Told]:
+    """A client that takes messages of any size, and what it is told."""
+    listener = Listener()
+    return flight.FlightClient(uri, middleware=[listener], generic_options=ANY_SIZE), listener.told
+
+
+def asking(form: str, limit_bytes: int | None = None) -> flight.FlightCallOptions:
+    """The options of a call that asks for a form, and for messages up to a size."""
+    if limit_bytes is None and form == "raw":
+        limit_bytes = RAW_LIMIT_BYTES
+    limit = [(LIMIT_HEADER.encode(), str(limit_bytes).encode())] if limit_bytes else []
+    return flight.FlightCallOptions(headers=[(WIRE_HEADER.encode(), form.encode()), *limit])
+
+
+def read(client: flight.FlightClient, ticket: flight.Ticket, form: str, limit_bytes: int | None = None) -> pa.Table:
+    """All rows of a ticket, asked for in a form, whatever the server then sends."""
+    return table_of(client.do_get(ticket, asking(form, limit_bytes)))
+
+
+def table_of(reader: flight.FlightStreamReader, threads: int | None = None) -> pa.Table:
+    """The rows of a stream of any form; row groups are decoded by so many threads while later ones still come."""
+    schema = raw_schema(reader.schema)
+    if schema is None:
+        return reader.read_all()
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        parts = list(pool.map(lambda sent: rows_of(*sent, schema), raw_files(reader)))
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def raw_schema(stream: pa.Schema) -> pa.Schema | None:
+    """The schema of the rows, where the stream says that it is of the form `raw`."""
+    metadata = stream.metadata or {}
+    if metadata.get(b"jetbridge.wire") != b"raw":
+        return None
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(metadata[b"jetbridge.schema"])))
+
+
+def raw_files(reader: flight.FlightStreamReader) -> Iterator[tuple[pa.Buffer, dict[str, Any]]]:
+    """Each row group's Parquet file, in place in its message, and what the message says of it."""
+    while True:
+        try:
+            chunk = reader.read_chunk()
+        except StopIteration:
+            return
+        for file in chunk.data.column(0):
+            yield file.as_buffer(), json.loads(chunk.app_metadata.to_pybytes())
+
+
+def rows_of(file: pa.Buffer, said: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """A row group's rows: decoded, with the constants and the missing columns, cast to the schema."""
+    have = pq.ParquetFile(pa.BufferReader(file)).read(use_threads=False)
+    assert have.num_rows == said["rows"]
+    columns = [column_of(have, said, wanted) for wanted in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def column_of(have: pa.Table, said: Mapping[str, Any], wanted: pa.Field) -> pa.ChunkedArray | pa.Array:
+    """One column: a constant of the file, or what the file has, or nulls."""
+    if wanted.name in said["constants"]:
+        value = pa.scalar(said["constants"][wanted.name], wanted.type)
+        return pa.repeat(value, said["rows"])
+    if wanted.name not in have.column_names:
+        return pa.nulls(said["rows"], wanted.type)
+    column = have.column(wanted.name)
+    return column if column.type == wanted.type else column.cast(wanted.type)
