@@ -1,4 +1,4 @@
-"""Two hundred readers of data that is warm, of which a hundred stall: what the others lose, and what the server holds."""
+"""Two hundred readers of warm data, of which a hundred stall: what the others lose, and what the server holds."""
 
 from __future__ import annotations
 

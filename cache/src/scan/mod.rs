@@ -148,14 +148,15 @@ pub(crate) struct Engine {
     pub(crate) open_scans: AtomicUsize,
 }
 
-/// What open scans hold ahead of their readers is one part in this many of the budget.
-const OPEN_SCANS_SHARE: u64 = 2;
+/// The first of the open scans may hold one part in this many of the budget.
+const OPEN_SCANS_SHARE: u64 = 8;
 /// A scan may hold so much ahead, whatever else is open: two batches.
 const LEAST_AHEAD_BYTES: u64 = 4 << 20;
 
 impl Engine {
-    /// Bytes that a scan which begins now may hold ahead of its reader: with many scans open, all of them together are to
-    /// leave half of the budget, however slowly they are read. A scan keeps what it began with.
+    /// Bytes that a scan which begins now may hold ahead of its reader. A scan keeps what it began with, however slowly it is
+    /// read, so the n-th of those open may have an eighth of the budget divided by n: a hundred that all stall have 0.65 of
+    /// it, and a thousand 0.94, as long as that is more than the least that any may have.
     fn ahead_bytes(&self) -> u64 {
         let open = u64::try_from(self.open_scans.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
         let share = self.budget.capacity_bytes() / OPEN_SCANS_SHARE / open.max(1);
