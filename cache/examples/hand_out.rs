@@ -104,6 +104,7 @@ async fn read(cache: &Cache, files: &Files, schema: &SchemaRef) -> Result<(usize
         output: Arc::clone(schema),
         filter: None,
         limit: None,
+        skip: 0,
         batch_bytes: BATCH_BYTES,
     });
     let (mut rows, mut bytes) = (0, 0);

@@ -53,7 +53,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arrow::datatypes::Schema;
@@ -68,7 +68,7 @@ use self::page::{DiskError, MemoryPages, OpenFile, PageConfig, PageStore, PageTi
 use self::pool::CpuPool;
 use self::raw::Raw;
 use self::retention::{Keep, Retention, Retentions};
-use self::scan::{Engine, Poison, Residency, ScanBatch, ScanRequest};
+use self::scan::{Engine, PausableScan, Pause, Poison, Residency, ScanBatch, ScanRequest};
 
 pub use self::contents::{HeldColumn, HeldFile};
 pub use self::error::ReadError;
@@ -244,6 +244,11 @@ impl Cache {
     /// The stream ends after its first error. Dropping it stops the reading.
     pub fn scan(&self, request: ScanRequest) -> BoxStream<'static, Result<ScanBatch, ReadError>> {
         scan::scan(Arc::clone(&self.engine), request)
+    }
+
+    /// The same, and a way to let go of all that it holds while nobody reads it.
+    pub fn pausable_scan(&self, request: ScanRequest) -> (PausableScan, Pause) {
+        PausableScan::new(Arc::clone(&self.engine), request)
     }
 
     /// The same answer as row groups in the bytes that are stored, where these can say it in files of at most

@@ -143,6 +143,7 @@ pub fn scan_request(node: &Node, ticket: &Ticket) -> Result<ScanRequest, Service
         output,
         filter,
         limit: ticket.limit,
+        skip: 0,
         batch_bytes: BATCH_BYTES,
     })
 }

@@ -70,6 +70,29 @@ def test_a_stalled_client_is_let_go_of(start_server: Callable[..., Server], numb
     assert read(server.client, "/n", columns=["n"], limit=10).num_rows == 10
 
 
+def test_a_client_that_comes_back_gets_every_row(
+    start_server: Callable[..., Server], numbers: tuple[Path, pa.Table]
+) -> None:
+    server = start_server(mounts={"/n": f"file://{numbers[0]}"}, args=["--stall-timeout", "6s"])
+    admin = server.admin_uri
+    reader = server.client.do_get(plan(server.client, "/n").endpoints[0].ticket)
+    batches = [reader.read_chunk().data]
+    for pauses in (1, 2):
+        # Half of the stall timeout after the last byte left.
+        wait_until(lambda: total(admin, "jetbridge_flight_streams_paused_total") == pauses, "the scan is paused")
+        wait_until(lambda: held(server)[1] < 2**23, "what it held is given back")
+        batches += [reader.read_chunk().data for _ in range(20)]
+    batches += drained(reader)
+    table = pa.Table.from_batches(batches)
+    assert table.equals(numbers[1].slice(0, table.num_rows).cast(table.schema))
+    assert table.num_rows > ROWS / 2
+
+
+def drained(reader: flight.FlightStreamReader) -> list[pa.RecordBatch]:
+    """What is left of a stream."""
+    return [chunk.data for chunk in chunks(reader)]
+
+
 def test_a_slow_client_is_served_to_the_end(
     start_server: Callable[..., Server], numbers: tuple[Path, pa.Table]
 ) -> None:

@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use futures::stream::{self, BoxStream, StreamExt};
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 
+use super::charge::Memory;
 use super::output::tidy;
 use super::plan::{FilePlan, Shape};
-use super::unit::{Delivery, Memory, UNIT_WINDOW_BATCHES, UNIT_WINDOW_BYTES, Unit, permits};
-use super::{Engine, ScanBatch, ScanRequest, Split};
+use super::unit::{Delivery, UNIT_WINDOW_BATCHES, UNIT_WINDOW_BYTES, Unit, permits};
+use super::{Engine, Progress, ScanBatch, ScanRequest, Split};
 use crate::budget::Purpose;
 use crate::error::ReadError;
 use crate::footer::Footer;
@@ -29,7 +29,7 @@ const UNIT_COST_FLOOR_BYTES: u64 = 64 << 10;
 
 /// Reads what was asked for. Nothing happens before the stream is polled, and everything stops when it is dropped.
 pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'static, Result<ScanBatch, ReadError>> {
-    let limit = request.limit;
+    let (limit, skip) = (request.limit, request.skip);
     let start = async move {
         let open = OpenScan::count(&engine);
         let ahead = if limit.is_some() && request.filter.is_some() {
@@ -42,6 +42,7 @@ pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'stat
         Answer {
             units,
             current: None,
+            skip,
             left: limit,
             _driver: driver,
             _open: open,
@@ -54,10 +55,20 @@ pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'stat
 
 /// A unit that was begun: what it delivers, its share of the scan's room and of the budget, and its task.
 struct Begun {
+    /// Its place among the row groups of the request.
+    position: usize,
+    /// Rows of the answer that it delivered so far.
+    rows: u64,
     deliveries: mpsc::Receiver<Delivery>,
     _share: OwnedSemaphorePermit,
-    _memory: Memory,
+    memory: Arc<Memory>,
     _task: AbortOnDrop,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.memory.end();
+    }
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -72,6 +83,8 @@ impl Drop for AbortOnDrop {
 struct Answer {
     units: mpsc::Receiver<Result<Begun, ReadError>>,
     current: Option<Begun>,
+    /// Rows still to leave out, of the first unit's.
+    skip: u64,
     /// Rows still to give; no bound where none.
     left: Option<u64>,
     _driver: AbortOnDrop,
@@ -108,11 +121,25 @@ impl Answer {
                 continue;
             };
             match unit.deliveries.recv().await {
-                Some(Ok(batch)) => {
+                Some(Ok(mut batch)) => {
+                    let rows = rows_in(&batch.batch);
+                    unit.rows += rows;
+                    batch.progress = Progress {
+                        row_groups: unit.position,
+                        rows: unit.rows,
+                    };
+                    if rows <= self.skip {
+                        self.skip -= rows;
+                        continue;
+                    }
                     let batch = self.cut(batch);
                     return Some((batch, self));
                 }
                 Some(Err(error)) => return Some((Err(error), self.ended())),
+                None if self.skip > 0 => {
+                    let error = ReadError::internal("a row group gave fewer rows than it did before");
+                    return Some((Err(error), self.ended()));
+                }
                 None => self.current = None,
             }
         }
@@ -124,22 +151,31 @@ impl Answer {
         self
     }
 
-    fn cut(&mut self, given: ScanBatch) -> Result<ScanBatch, ReadError> {
-        let Some(left) = self.left else { return Ok(given) };
-        let rows = u64::try_from(given.batch.num_rows()).unwrap_or(u64::MAX);
-        self.left = Some(left.saturating_sub(rows));
-        let batch = if rows > left {
-            head(&given.batch, left)?
-        } else {
-            given.batch.clone()
-        };
-        Ok(ScanBatch { batch, ..given })
+    /// What of a batch is to be given, by the rows to skip and the rows that are left.
+    fn cut(&mut self, mut given: ScanBatch) -> Result<ScanBatch, ReadError> {
+        let rows = rows_in(&given.batch);
+        let from = std::mem::take(&mut self.skip);
+        let wanted = self.left.map_or(rows - from, |left| left.min(rows - from));
+        self.left = self.left.map(|left| left - wanted);
+        if wanted < rows {
+            given.batch = part(&given.batch, from, wanted)?;
+            given.progress.rows -= rows - from - wanted;
+        }
+        Ok(given)
     }
 }
 
-fn head(batch: &RecordBatch, rows: u64) -> Result<RecordBatch, ReadError> {
-    let rows = usize::try_from(rows).map_err(|_| ReadError::internal("a limit is out of range"))?;
-    tidy(&batch.slice(0, rows)).map_err(|error| ReadError::internal(error.to_string()))
+fn rows_in(batch: &RecordBatch) -> u64 {
+    u64::try_from(batch.num_rows()).unwrap_or(u64::MAX)
+}
+
+fn part(batch: &RecordBatch, from: u64, rows: u64) -> Result<RecordBatch, ReadError> {
+    let out_of_range = |_| ReadError::internal("a limit is out of range");
+    let (from, rows) = (
+        usize::try_from(from).map_err(out_of_range)?,
+        usize::try_from(rows).map_err(out_of_range)?,
+    );
+    tidy(&batch.slice(from, rows)).map_err(|error| ReadError::internal(error.to_string()))
 }
 
 async fn drive(engine: Arc<Engine>, request: ScanRequest, begun: mpsc::Sender<Result<Begun, ReadError>>) {
@@ -168,7 +204,13 @@ async fn begin_all(
         begun,
     };
     // Rows that are certainly given limit what is begun; how many a filter keeps is known only by reading.
-    let mut left = if request.filter.is_none() { request.limit } else { None };
+    let whole = |limit: u64| limit.saturating_add(request.skip);
+    let mut left = if request.filter.is_none() {
+        request.limit.map(whole)
+    } else {
+        None
+    };
+    let mut position = 0;
     let footers = stream::iter(request.splits).map(|split| footer_of(Arc::clone(&engine), split));
     let mut footers = std::pin::pin!(footers.buffered(FOOTERS_AHEAD));
     while left != Some(0)
@@ -180,9 +222,10 @@ async fn begin_all(
         for row_group in row_groups {
             let rows = rows_of(&plan, row_group)?;
             let wanted = left.map_or(rows, |left| left.min(rows));
-            if wanted > 0 && !starter.begin(&plan, row_group, wanted).await? {
+            if wanted > 0 && !starter.begin(&plan, row_group, (position, wanted)).await? {
                 return Ok(());
             }
+            position += 1;
             left = left.map(|left| left - wanted);
         }
     }
@@ -211,7 +254,12 @@ struct Starter<'a> {
 
 impl Starter<'_> {
     /// Begins a unit as soon as the budget has its share; false once the reader has gone.
-    async fn begin(&self, plan: &Arc<FilePlan>, row_group: RowGroup, rows: u64) -> Result<bool, ReadError> {
+    async fn begin(
+        &self,
+        plan: &Arc<FilePlan>,
+        row_group: RowGroup,
+        (position, rows): (usize, u64),
+    ) -> Result<bool, ReadError> {
         let rows = usize::try_from(rows).map_err(|_| ReadError::internal("more rows than this machine can count"))?;
         let (engine, plan) = (Arc::clone(&self.engine), Arc::clone(plan));
         let unit = Unit {
@@ -234,15 +282,17 @@ impl Starter<'_> {
             row_group: Some(row_group.0),
             source,
         })?;
-        let memory = Arc::new(Mutex::new(memory));
+        let memory = Memory::new(memory);
         let (out, deliveries) = mpsc::channel(UNIT_WINDOW_BATCHES);
         let task = AbortOnDrop(tokio::spawn(unit.run(Arc::clone(&memory), out)));
         Ok(self
             .begun
             .send(Ok(Begun {
+                position,
+                rows: 0,
                 deliveries,
                 _share: share,
-                _memory: memory,
+                memory,
                 _task: task,
             }))
             .await

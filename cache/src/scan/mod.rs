@@ -5,6 +5,7 @@
 //!   unit      chunk tier, else page tier -> decoder, one stride at a time on the CPU pool, into the unit's channel
 //!   loads     columns worth keeping: decoded whole, once for all who wait, into the chunk tier
 //!   stream    drains the units in order, cuts at the limit
+//!   pause     lets go of all that while nobody reads, and begins again where it was
 //! ```
 //!
 //! Row groups are decoded side by side and given in order. Two budgets bound what is held ahead of the reader: the
@@ -15,9 +16,11 @@
 //! A panic while decoding, evaluating a filter or putting together a batch becomes an error of this scan.
 
 mod assemble;
+mod charge;
 mod driver;
 mod loads;
 mod output;
+mod pause;
 mod plan;
 mod poison;
 mod residency;
@@ -31,14 +34,17 @@ use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
+pub use self::charge::Charge;
 pub(crate) use self::driver::scan;
 pub(crate) use self::loads::Landed;
+#[cfg(test)]
+pub(crate) use self::output::batch_bytes;
 pub use self::output::tidy;
+use self::pause::Progress;
+pub use self::pause::{PausableScan, Pause};
 pub(crate) use self::poison::Poison;
 pub use self::residency::Residency;
-use self::unit::Memory;
 pub(crate) use self::unit::permits;
 use crate::budget::Budget;
 use crate::chunk::{ChunkKey, ChunkTier};
@@ -76,6 +82,7 @@ pub struct Split {
 }
 
 /// What to read.
+#[derive(Clone)]
 pub struct ScanRequest {
     /// Where from; read in this order.
     pub splits: Vec<Split>,
@@ -87,6 +94,8 @@ pub struct ScanRequest {
     pub filter: Option<Arc<dyn RowFilter>>,
     /// Most rows to give; all where none.
     pub limit: Option<u64>,
+    /// Rows of the answer to leave out at its beginning. All are of the first row group.
+    pub skip: u64,
     /// Bytes that a batch shall have, about.
     pub batch_bytes: usize,
 }
@@ -100,31 +109,8 @@ pub struct ScanBatch {
     pub source: Source,
     /// What its bytes are charged to: keep it as long as them.
     pub charge: Charge,
-}
-
-/// The part of the budget, and of its scan's window, that a batch takes; given back when the last clone is dropped. As long as
-/// it is held, the row group that the batch came from decodes no further than its window.
-#[derive(Debug, Clone, Default)]
-pub struct Charge {
-    _held: Option<Arc<Charged>>,
-}
-
-#[derive(Debug)]
-struct Charged {
-    _window: OwnedSemaphorePermit,
-    _memory: Memory,
-}
-
-impl Charge {
-    fn new(window: OwnedSemaphorePermit, memory: Memory) -> Self {
-        let held = Charged {
-            _window: window,
-            _memory: memory,
-        };
-        Self {
-            _held: Some(Arc::new(held)),
-        }
-    }
+    /// Where the scan goes on after it.
+    progress: Progress,
 }
 
 /// The tiers that a scan reads through.

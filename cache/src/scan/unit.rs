@@ -10,15 +10,15 @@ use std::sync::atomic::Ordering;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use futures::future;
-use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::assemble::{Assembler, Step, Supply};
+use super::charge::Memory;
 use super::loads::{self, Claim};
 use super::output::batch_bytes;
 use super::plan::{FilePlan, chunk_stride, request_stride};
-use super::{Charge, Engine, ScanBatch, chunk_key, leaf_ranges};
-use crate::budget::{Purpose, Reservation};
+use super::{Charge, Engine, Progress, ScanBatch, chunk_key, leaf_ranges};
+use crate::budget::Purpose;
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
 use crate::key::{RowGroup, Source};
@@ -39,9 +39,6 @@ pub(crate) struct Unit {
     /// Bytes of batches that it may have ready, or on their way to the client.
     pub(crate) window_bytes: u64,
 }
-
-/// The part of the budget that a unit has; given back as the unit needs less, and when its last batch is let go of.
-pub(crate) type Memory = Arc<Mutex<Reservation>>;
 
 /// How much of the column chunks is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +83,7 @@ pub(crate) fn permits(bytes: u64) -> u32 {
 
 impl Unit {
     /// Reads the row group into `out`; an error is the last thing sent.
-    pub(crate) async fn run(self, memory: Memory, out: mpsc::Sender<Delivery>) {
+    pub(crate) async fn run(self, memory: Arc<Memory>, out: mpsc::Sender<Delivery>) {
         if let Err(error) = self.attempt(&memory, &out).await {
             // The reader has gone where this fails, and nobody is left to be told.
             let _ = out.send(Err(error)).await;
@@ -125,11 +122,7 @@ impl Unit {
 
     /// Makes the unit's part of the budget `bytes`: gives back what is more, takes what is missing.
     async fn resize(&self, memory: &Memory, bytes: u64) -> Result<(), ReadError> {
-        let missing = {
-            let mut memory = memory.lock();
-            memory.shrink_to(bytes);
-            bytes - memory.bytes()
-        };
+        let missing = memory.shrink_to(bytes);
         if missing > 0 {
             let more = self.engine.budget.reserve(missing, Purpose::Scans).await;
             let more = more.map_err(|source| ReadError::Budget {
@@ -137,13 +130,13 @@ impl Unit {
                 row_group: Some(self.row_group.0),
                 source,
             })?;
-            memory.lock().absorb(more);
+            memory.absorb(more);
         }
         Ok(())
     }
 
     /// Reads, unless that failed lately because of the file.
-    async fn attempt(&self, memory: &Memory, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
+    async fn attempt(&self, memory: &Arc<Memory>, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
         let (file, columns) = (self.plan.split.file.key.id(), &self.plan.columns);
         if let Some(error) = self.engine.poison.find(file, self.row_group, columns) {
             return Err(error);
@@ -155,7 +148,7 @@ impl Unit {
         outcome
     }
 
-    async fn read(&self, memory: &Memory, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
+    async fn read(&self, memory: &Arc<Memory>, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
         let window = usize::try_from(permits(self.window_bytes)).unwrap_or(usize::MAX);
         let window = Arc::new(Semaphore::new(window));
         if self.wants_head()
@@ -172,7 +165,7 @@ impl Unit {
             if step.done {
                 // The raw bytes go; what was decoded and is not taken yet fits the window.
                 drop(assembler);
-                memory.lock().shrink_to(self.window_bytes);
+                memory.shrink_to(self.window_bytes);
             } else {
                 running = Some(assembler);
             }
@@ -214,15 +207,21 @@ impl Unit {
         &self,
         batches: Vec<RecordBatch>,
         source: Source,
-        (window, memory): (&Arc<Semaphore>, &Memory),
+        (window, memory): (&Arc<Semaphore>, &Arc<Memory>),
         out: &mpsc::Sender<Delivery>,
     ) -> Result<Reader, ReadError> {
         for batch in batches {
-            let share = permits(bytes_of(&batch).min(self.window_bytes));
+            let bytes = bytes_of(&batch);
+            let share = permits(bytes.min(self.window_bytes));
             let held = Arc::clone(window).acquire_many_owned(share).await;
             let held = held.map_err(|_| ReadError::internal("a unit's window was closed"))?;
-            let charge = Charge::new(held, Arc::clone(memory));
-            if out.send(Ok(ScanBatch { batch, source, charge })).await.is_err() {
+            let given = ScanBatch {
+                batch,
+                source,
+                charge: Charge::new(bytes, memory, held),
+                progress: Progress::default(),
+            };
+            if out.send(Ok(given)).await.is_err() {
                 return Ok(Reader::Gone);
             }
         }

@@ -1,6 +1,7 @@
 //! The crate's parts together: files on disk, through all tiers, to batches.
 
 mod hostile;
+mod pauses;
 mod scans;
 mod speed;
 mod types;
@@ -74,6 +75,7 @@ pub(crate) fn request(splits: Vec<Split>, schema: &SchemaRef) -> ScanRequest {
         output: Arc::clone(schema),
         filter: None,
         limit: None,
+        skip: 0,
         batch_bytes: 2 << 20,
     }
 }

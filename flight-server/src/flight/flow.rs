@@ -1,12 +1,14 @@
 //! The flow of one DoGet: what is queued for its client, whether the client takes it, and until when it may.
 //!
 //! ```text
-//! flowing -> cut (the deadline is over, or the client took nothing for the stall timeout) -> ended
+//! flowing <-> paused (the client took nothing for some seconds)
+//!    `----------`--> cut (for the stall timeout, or the deadline is over) -> ended
 //! ```
 //! HTTP/2 lets a client stop taking bytes without a word. Such a stream would keep its decoded batches, its chunks and its
-//! part of the budget for ever. So each stream has a watch: where bytes are queued and none of them left for the stall
-//! timeout, the scan behind it is dropped, and the client, should it come back, is told so after what was queued. What is
-//! queued already goes with the connection, once all streams of the connection have stalled.
+//! part of the budget for ever. So each stream has a watch. Where bytes are queued and none of them left for some seconds,
+//! the scan behind it is paused: it holds nothing then, and the client, should it come back, notices nothing but a row group
+//! that is read again. After the stall timeout the stream is over, and says so after what was queued. What is queued
+//! already goes with the connection, once all streams of the connection have stalled.
 //!
 //! A stream that waits for storage is not stalled: nothing of it is queued.
 //!
@@ -23,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use futures::Stream;
 use futures::task::AtomicWaker;
+use jetbridge_cache::scan::Pause;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -37,7 +40,13 @@ pub(super) struct Terms {
     pub(super) deadline: Option<Instant>,
     /// The connection that the stream is of.
     pub(super) connection: Arc<Connection>,
+    /// Pauses the scan behind the stream, where that can be.
+    pub(super) pause: Option<Pause>,
 }
+
+/// How long a client may take nothing before its scan is paused; half of the stall timeout where that is shorter. A pause costs
+/// a row group that is read again, so it is longer than a step of training takes.
+const PAUSE_AFTER: Duration = Duration::from_secs(10);
 
 /// The DoGet streams of one connection.
 #[derive(Debug, Default)]
@@ -174,6 +183,7 @@ impl<S> Shared<S> {
 
 async fn watch<S>(shared: Arc<Shared<S>>, terms: Terms) {
     let place = Place::take(terms.connection);
+    let pause_after = PAUSE_AFTER.min(terms.stall_timeout / 2);
     loop {
         let (now, idle) = (Instant::now(), shared.flow.idle());
         if terms.deadline.is_some_and(|deadline| deadline <= now) {
@@ -184,7 +194,15 @@ async fn watch<S>(shared: Arc<Shared<S>>, terms: Terms) {
             shared.cut(stalled(terms.stall_timeout));
             return place.wait_for_the_end().await;
         }
-        let next = now + (terms.stall_timeout - idle);
+        let patience = if idle < pause_after {
+            pause_after
+        } else {
+            if terms.pause.as_ref().is_some_and(Pause::pause) {
+                metrics::counter!("jetbridge_flight_streams_paused_total").increment(1);
+            }
+            terms.stall_timeout
+        };
+        let next = now + (patience - idle);
         let next = terms.deadline.map_or(next, |deadline| deadline.min(next));
         tokio::time::sleep_until(next.into()).await;
     }
@@ -249,6 +267,7 @@ mod tests {
             stall_timeout: Duration::from_millis(stall_ms),
             deadline: deadline_ms.map(|after| Instant::now() + Duration::from_millis(after)),
             connection: Arc::default(),
+            pause: None,
         }
     }
 

@@ -94,12 +94,14 @@ async fn do_get(
     let ticket = read_ticket(body).await?;
     let mut request = tonic::Request::new(ticket);
     *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
+    let stall_timeout = door.limits.stall_timeout;
+    let (metadata, messages, mut found) = door.messages(request).await?.into_parts();
     let terms = Terms {
-        stall_timeout: door.limits.stall_timeout,
+        stall_timeout,
         deadline,
         connection: parts.extensions.remove::<Arc<Connection>>().unwrap_or_default(),
+        pause: found.remove(),
     };
-    let (metadata, messages, _) = door.messages(request).await?.into_parts();
     let mut response = Response::new(Outgoing::new(Watched::new(messages, terms)).boxed_unsync());
     *response.headers_mut() = metadata.into_headers();
     response.headers_mut().insert(header::CONTENT_TYPE, GRPC);
@@ -210,6 +212,7 @@ mod tests {
             stall_timeout: Duration::from_secs(60),
             deadline: None,
             connection: Arc::default(),
+            pause: None,
         };
         let mut body = Outgoing::new(Watched::new(messages, terms));
         assert!(body.frame().await.unwrap().unwrap().is_data());

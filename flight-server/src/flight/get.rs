@@ -15,7 +15,7 @@ use arrow::error::ArrowError;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jetbridge_cache::ReadError;
-use jetbridge_cache::scan::ScanBatch;
+use jetbridge_cache::scan::{Pause, ScanBatch};
 use jetbridge_catalog::path::NsPath;
 use tonic::Status;
 
@@ -28,7 +28,16 @@ use crate::error::ServiceError;
 use crate::node::Node;
 use crate::redeem;
 
-/// The messages that answer `ticket`, none larger than `limit_bytes` unless one row is, and the form that they have.
+/// What answers a ticket.
+pub(super) struct Answer {
+    /// The form that the messages have.
+    pub(super) chosen: Chosen,
+    pub(super) messages: BoxedStream<Message>,
+    /// Pauses the scan that they come from, where that can be.
+    pub(super) pause: Option<Pause>,
+}
+
+/// The messages that answer `ticket`, none larger than `limit_bytes` unless one row is.
 ///
 /// # Errors
 /// UNAUTHENTICATED for a ticket that is not ours, was altered or expired; storage and file errors, also in the stream.
@@ -37,26 +46,37 @@ pub(super) async fn stream(
     ticket: &[u8],
     limit_bytes: usize,
     asked: Wire,
-) -> Result<(Chosen, BoxedStream<Message>), ServiceError> {
+) -> Result<Answer, ServiceError> {
     let ticket = redeem::open(&node, ticket)?;
     let dataset = node.locate(&ticket.dataset)?;
     let request = redeem::scan_request(&node, &ticket)?;
     let mut chosen = Chosen::as_asked(asked);
     if asked == Wire::Raw {
         match raw::offer(&node, &dataset, &request, limit_bytes).await? {
-            Ok(messages) => return Ok((chosen, messages)),
+            Ok(messages) => {
+                return Ok(Answer {
+                    chosen,
+                    messages,
+                    pause: None,
+                });
+            }
             Err(reason) => chosen = Chosen::instead(reason),
         }
     }
     let compression = chosen.wire.compression();
     let encoder = Encoder::compressing(&request.output, limit_bytes, compression).map_err(|error| unsayable(&error))?;
     let schema = stream::iter([Ok(encoder.schema())]);
-    let batches = node.cache.scan(request);
+    let (batches, pause) = node.cache.pausable_scan(request);
+    let batches = batches.boxed();
     let messages = match compression {
         None => schema.chain(plain(node, dataset, batches, encoder)).boxed(),
         Some(_) => schema.chain(compressed(node, dataset, batches, encoder)).boxed(),
     };
-    Ok((chosen, messages))
+    Ok(Answer {
+        chosen,
+        messages,
+        pause: Some(pause),
+    })
 }
 
 type Batches = BoxStream<'static, Result<ScanBatch, ReadError>>;

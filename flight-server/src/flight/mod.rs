@@ -104,9 +104,13 @@ impl FlightDoor {
         observe::call("DoGet", request, |ticket| async move {
             let place = Arc::clone(&self.streams).try_acquire_owned();
             let place = place.map_err(|_| too_many(self.limits.max_streams))?;
-            let (chosen, messages) = get::stream(Arc::clone(&self.node), &ticket.ticket, limit, asked).await?;
-            let mut response = Response::new(observe::stream(messages, place).boxed() as BoxedStream<Message>);
-            chosen.tell(response.metadata_mut());
+            let answer = get::stream(Arc::clone(&self.node), &ticket.ticket, limit, asked).await?;
+            let messages = observe::stream(answer.messages, place).boxed() as BoxedStream<Message>;
+            let mut response = Response::new(messages);
+            answer.chosen.tell(response.metadata_mut());
+            if let Some(pause) = answer.pause {
+                response.extensions_mut().insert(pause);
+            }
             Ok(response)
         })
         .await
