@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::flight::{AnswerBody, Connection};
+use crate::gather::gathering;
 
 /// Connections that are open at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
@@ -105,9 +106,10 @@ where
         let answered = answer(request);
         async { Ok::<_, std::convert::Infallible>(answered.await) }
     });
+    let (stream, gathered) = gathering(stream);
     let mut connection = std::pin::pin!(protocol().serve_connection(TokioIo::new(stream), service));
     let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
+        outcome = gathered.driven(connection.as_mut()) => outcome,
         () = dead.cancelled() => {
             tracing::debug!(%peer, "a connection was cut: its client takes nothing");
             return;
@@ -115,7 +117,7 @@ where
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                outcome = connection => outcome,
+                outcome = gathered.driven(connection) => outcome,
                 () = dead.cancelled() => return,
             }
         }

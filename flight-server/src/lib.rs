@@ -24,6 +24,7 @@ pub mod dataset;
 pub mod error;
 pub mod filter;
 pub mod flight;
+mod gather;
 pub mod node;
 pub mod observe;
 pub mod plan;

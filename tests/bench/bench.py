@@ -10,14 +10,17 @@ import argparse
 from pathlib import Path
 
 import crowd
+import local
 import memory
 import plan
 import policy
 import reads
 import report
+import shapes
+import wire
 import wire_forms
 
-PARTS = ("plan", "reads", "forms", "memory", "crowd", "policy")
+PARTS = ("plan", "reads", "wire", "local", "forms", "memory", "crowd", "policy")
 
 
 def main() -> None:
@@ -42,6 +45,10 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[list[report.Line]
         return plan.run(arguments.work_dir, arguments.files, arguments.rounds), []
     if part == "reads":
         return reads.run(arguments.work_dir, arguments.scale_factor, arguments.rounds), []
+    if part == "wire":
+        return wire.run(arguments.work_dir, arguments.scale_factor, arguments.rounds, arguments.shapes)
+    if part == "local":
+        return local.run(arguments.work_dir, arguments.scale_factor, arguments.rounds), []
     if part == "memory":
         return memory.run(arguments.work_dir, arguments.scale_factor, arguments.seed), []
     if part == "crowd":
@@ -59,6 +66,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each side; the median counts")
     parser.add_argument("--seed", type=int, default=1, help="of the orders in which the memory part's readers read")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts to run")
+    every = (shapes.LINEITEM, *shapes.SHAPES)
+    parser.add_argument("--shapes", nargs="+", choices=every, default=every, help="tables of the wire part")
     return parser.parse_args()
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -21,6 +21,7 @@ from storages import Storage
 PATH = "/lineitem"
 # None is every column.
 Columns = list[str] | None
+Result = TypeVar("Result")
 
 # glibc gives memory that was freed back to the system at once, where these do not tell it to keep it; each batch that a
 # Flight client receives then costs the kernel's work to give it anew.
@@ -63,6 +64,11 @@ class Client:
             return self._kept.submit(timed, read, asked).result()
         with self._new_process() as process:
             return process.submit(timed, read, asked).result()
+
+    def call(self, function: Callable[..., Result], *asked: Any) -> Result:
+        """What a function gives that is called in the process that is kept."""
+        assert self._kept, "a new process for each read keeps none"
+        return self._kept.submit(function, *asked).result()
 
     def close(self) -> None:
         """Ends the process that was kept."""
