@@ -60,7 +60,7 @@ def like_lineitem(rows: int, seed: int = 1) -> pa.Table:
     return pa.table(
         {
             "orderkey": pa.array(range(rows), pa.int64()),
-            "price": pa.array(prices, pa.int64()).cast(pa.decimal128(15, 0)),
+            "price": pa.array(prices, pa.int64()).cast(pa.decimal128(19, 0)),
             "flag": pa.array([rng.choice("ANR") for _ in range(rows)], pa.string_view()),
             "shipdate": pa.array([8_000 + rng.randrange(2_500) for _ in range(rows)], pa.int32()).cast(pa.date32()),
             "comment": pa.array([f"{rng.choice(WORDS)} {rng.choice(WORDS)} deposits" for _ in range(rows)]),
