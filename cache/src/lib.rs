@@ -63,7 +63,7 @@ use self::budget::{Budget, Purpose};
 use self::chunk::ChunkTier;
 use self::flights::Flights;
 use self::footer::FooterCache;
-use self::key::RowGroup;
+use self::key::{FileId, RowGroup};
 use self::page::{DiskError, MemoryPages, OpenFile, PageConfig, PageStore, PageTier};
 use self::pool::CpuPool;
 use self::raw::Raw;
@@ -224,6 +224,7 @@ impl Cache {
             budget,
             retentions,
             needed_bytes: AtomicU64::new(0),
+            open_scans: AtomicUsize::new(0),
         };
         Ok(Self {
             engine: Arc::new(engine),
@@ -318,20 +319,31 @@ impl Cache {
 
     /// Drops the file versions whose time is over, or of which nothing is to be kept.
     pub async fn expire(&self) {
+        let cache = Self {
+            engine: Arc::clone(&self.engine),
+        };
+        // A walk over all that is held takes milliseconds at least; one that panicked found nothing.
+        let over = tokio::task::spawn_blocking(move || cache.over()).await;
+        for file in over.unwrap_or_default() {
+            counters::expired();
+            self.remove_file(file).await;
+        }
+    }
+
+    /// The file versions whose time is over.
+    fn over(&self) -> Vec<FileId> {
         let now = SystemTime::now();
-        for file in self.held_files() {
-            let longest = match self.engine.retentions.of(&file.key.uri).keep {
-                Keep::Never => Duration::ZERO,
-                Keep::OnReuse(Some(age)) => age,
-                Keep::OnReuse(None) | Keep::AtOnce => continue,
-            };
+        let is_over = |file: &HeldFile| {
             // A clock that was set back makes things younger, and they go later.
             let age = now.duration_since(file.since).unwrap_or_default();
-            if age >= longest {
-                counters::expired();
-                self.remove_file(file.key.id()).await;
+            match self.engine.retentions.of(&file.key.uri).keep {
+                Keep::Never => true,
+                Keep::OnReuse(longest) => longest.is_some_and(|longest| age >= longest),
+                Keep::AtOnce => false,
             }
-        }
+        };
+        let held = self.held_files();
+        held.into_iter().filter(is_over).map(|file| file.key.id()).collect()
     }
 
     /// How often [`Cache::expire`] is due: a tenth of the shortest time that was said, within 1 s and 1 min. None while

@@ -60,6 +60,8 @@ pub struct Node {
     pub cluster_id: String,
     /// When the node came up.
     pub started: Instant,
+    /// Held while the cache is told what the mounts say, so that it hears of the last change last.
+    telling: tokio::sync::Mutex<()>,
 }
 
 pub use crate::stores::Stores;
@@ -110,6 +112,7 @@ impl Node {
             memory_bytes: settings.memory_bytes,
             cluster_id,
             started: Instant::now(),
+            telling: tokio::sync::Mutex::default(),
         })
     }
 
@@ -159,8 +162,7 @@ impl Node {
         let path = mount.path.clone();
         self.namespace.add(mount).await?;
         self.datasets.refresh(&path);
-        retention::apply(&self.cache, &self.namespace.table()).await?;
-        Ok(())
+        self.tell_retention().await
     }
 
     /// Removes a mount; what was read from it stays in the cache until it is evicted, and is never served again unless the
@@ -172,8 +174,12 @@ impl Node {
         self.namespace.remove(path).await?;
         self.stores.forget(path);
         self.datasets.refresh(path);
-        retention::apply(&self.cache, &self.namespace.table()).await?;
-        Ok(())
+        self.tell_retention().await
+    }
+
+    async fn tell_retention(&self) -> Result<(), ServiceError> {
+        let _telling = self.telling.lock().await;
+        retention::apply(&self.cache, &self.namespace.table()).await
     }
 
     /// Tries the storage of a mount.

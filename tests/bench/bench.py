@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import crowd
 import memory
 import plan
 import policy
@@ -16,7 +17,7 @@ import reads
 import report
 import wire_forms
 
-PARTS = ("plan", "reads", "memory", "forms", "policy")
+PARTS = ("plan", "reads", "forms", "memory", "crowd", "policy")
 
 
 def main() -> None:
@@ -43,6 +44,8 @@ def measure(part: str, arguments: argparse.Namespace) -> tuple[list[report.Line]
         return reads.run(arguments.work_dir, arguments.scale_factor, arguments.rounds), []
     if part == "memory":
         return memory.run(arguments.work_dir, arguments.scale_factor, arguments.seed), []
+    if part == "crowd":
+        return crowd.run(arguments.work_dir, arguments.scale_factor, arguments.rounds), []
     if part == "forms":
         return wire_forms.run(arguments.work_dir, arguments.scale_factor, arguments.rounds)
     return policy.run()

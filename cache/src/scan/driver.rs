@@ -1,6 +1,7 @@
 //! Starts the units of a scan in order, as far ahead of the reader as the budget allows, and gives what they deliver.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::output::tidy;
 use super::plan::{FilePlan, Shape};
-use super::unit::{Delivery, Memory, UNIT_WINDOW_BATCHES, Unit, permits};
+use super::unit::{Delivery, Memory, UNIT_WINDOW_BATCHES, UNIT_WINDOW_BYTES, Unit, permits};
 use super::{Engine, ScanBatch, ScanRequest, Split};
 use crate::budget::Purpose;
 use crate::error::ReadError;
@@ -30,6 +31,7 @@ const UNIT_COST_FLOOR_BYTES: u64 = 64 << 10;
 pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'static, Result<ScanBatch, ReadError>> {
     let limit = request.limit;
     let start = async move {
+        let open = OpenScan::count(&engine);
         let ahead = if limit.is_some() && request.filter.is_some() {
             UNITS_AHEAD_LIMITED
         } else {
@@ -42,6 +44,7 @@ pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'stat
             current: None,
             left: limit,
             _driver: driver,
+            _open: open,
         }
     };
     stream::once(start)
@@ -72,6 +75,23 @@ struct Answer {
     /// Rows still to give; no bound where none.
     left: Option<u64>,
     _driver: AbortOnDrop,
+    _open: OpenScan,
+}
+
+/// One of the scans that are being read.
+struct OpenScan(Arc<Engine>);
+
+impl OpenScan {
+    fn count(engine: &Arc<Engine>) -> Self {
+        engine.open_scans.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(engine))
+    }
+}
+
+impl Drop for OpenScan {
+    fn drop(&mut self) {
+        self.0.open_scans.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Answer {
@@ -136,10 +156,12 @@ async fn begin_all(
 ) -> Result<(), ReadError> {
     let shape = Arc::new(Shape::new(&request)?);
     let row_groups: usize = request.splits.iter().map(|split| split.row_groups.len()).sum();
+    let ahead_bytes = engine.ahead_bytes();
     let starter = Starter {
         budget: Arc::new(Semaphore::new(
-            usize::try_from(permits(engine.read_ahead_bytes)).unwrap_or(usize::MAX),
+            usize::try_from(permits(ahead_bytes)).unwrap_or(usize::MAX),
         )),
+        ahead_bytes,
         // With fewer row groups than threads, the columns of each are decoded side by side.
         parts: engine.pool.threads().div_ceil(row_groups.max(1)),
         engine: Arc::clone(&engine),
@@ -181,6 +203,8 @@ fn rows_of(plan: &FilePlan, row_group: RowGroup) -> Result<u64, ReadError> {
 struct Starter<'a> {
     engine: Arc<Engine>,
     budget: Arc<Semaphore>,
+    /// Bytes that the scan may hold ahead of its reader, which `budget` has as permits.
+    ahead_bytes: u64,
     parts: usize,
     begun: &'a mpsc::Sender<Result<Begun, ReadError>>,
 }
@@ -196,10 +220,11 @@ impl Starter<'_> {
             row_group,
             rows,
             parts: self.parts,
+            window_bytes: (self.ahead_bytes / 2).clamp(1, UNIT_WINDOW_BYTES),
         };
         let footprint = unit.footprint_bytes().max(UNIT_COST_FLOOR_BYTES);
         let share = Arc::clone(&self.budget)
-            .acquire_many_owned(permits(footprint.min(self.engine.read_ahead_bytes)))
+            .acquire_many_owned(permits(footprint.min(self.ahead_bytes)))
             .await;
         let share = share.map_err(|_| ReadError::internal("a scan's budget was closed"))?;
         let cost = unit.cost_bytes().max(UNIT_COST_FLOOR_BYTES);

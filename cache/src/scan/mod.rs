@@ -25,7 +25,7 @@ mod unit;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -142,14 +142,25 @@ pub(crate) struct Engine {
     pub(crate) pool: CpuPool,
     /// Largest page after decompression, in bytes.
     pub(crate) page_bytes_limit: u64,
-    /// Bytes that one scan may hold ahead of its reader.
+    /// Bytes that one scan may hold ahead of its reader, at most.
     pub(crate) read_ahead_bytes: u64,
+    /// Scans that are being read.
+    pub(crate) open_scans: AtomicUsize,
 }
 
+/// The first of the open scans may hold one part in this many of the budget.
+const OPEN_SCANS_SHARE: u64 = 8;
+/// A scan may hold so much ahead, whatever else is open: two batches.
+const LEAST_AHEAD_BYTES: u64 = 4 << 20;
+
 impl Engine {
-    /// Bytes of batches that one unit of a scan may have ready.
-    pub(crate) fn window_bytes(&self) -> u64 {
-        (self.read_ahead_bytes / 2).clamp(1, unit::UNIT_WINDOW_BYTES)
+    /// Bytes that a scan which begins now may hold ahead of its reader. A scan keeps what it began with, however slowly it is
+    /// read, so the n-th of those open may have an eighth of the budget divided by n: a hundred that all stall have 0.65 of
+    /// it, and a thousand 0.94, as long as that is more than the least that any may have.
+    fn ahead_bytes(&self) -> u64 {
+        let open = u64::try_from(self.open_scans.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        let share = self.budget.capacity_bytes() / OPEN_SCANS_SHARE / open.max(1);
+        self.read_ahead_bytes.min(share.max(LEAST_AHEAD_BYTES))
     }
 
     /// What decoders of a row group share, once its bytes are there: those of each leaf column's chunk.

@@ -36,6 +36,8 @@ pub(crate) struct Unit {
     pub(crate) rows: usize,
     /// How many decoders to run side by side.
     pub(crate) parts: usize,
+    /// Bytes of batches that it may have ready, or on their way to the client.
+    pub(crate) window_bytes: u64,
 }
 
 /// The part of the budget that a unit has; given back as the unit needs less, and when its last batch is let go of.
@@ -59,7 +61,7 @@ const HEAD_SHARE: u64 = 4;
 /// Bytes of the beginning of a column chunk at least: its dictionary and a page of the usual size.
 const HEAD_BYTES: u64 = 2 << 20;
 
-/// Bytes of batches that one unit may have ready, where the scan may hold twice as much.
+/// Bytes of batches that one unit may have ready, at most, where the scan may hold twice as much.
 pub(crate) const UNIT_WINDOW_BYTES: u64 = 32 << 20;
 /// Batches that one unit may have ready, whatever their size.
 pub(crate) const UNIT_WINDOW_BATCHES: usize = 1 << 10;
@@ -118,7 +120,7 @@ impl Unit {
     fn cost_of(&self, columns: &[&SelectedColumn]) -> u64 {
         let decoded = self.plan.decoded_bytes(self.row_group_index(), columns.iter().copied());
         let raw = bytes_in(&self.ranges(columns.iter().copied()));
-        raw.saturating_add(decoded.min(self.engine.window_bytes()))
+        raw.saturating_add(decoded.min(self.window_bytes))
     }
 
     /// Makes the unit's part of the budget `bytes`: gives back what is more, takes what is missing.
@@ -154,8 +156,7 @@ impl Unit {
     }
 
     async fn read(&self, memory: &Memory, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
-        let window_bytes = self.engine.window_bytes();
-        let window = usize::try_from(permits(window_bytes)).unwrap_or(usize::MAX);
+        let window = usize::try_from(permits(self.window_bytes)).unwrap_or(usize::MAX);
         let window = Arc::new(Semaphore::new(window));
         if self.wants_head()
             && let Some((batches, source)) = self.read_head(memory).await?
@@ -171,7 +172,7 @@ impl Unit {
             if step.done {
                 // The raw bytes go; what was decoded and is not taken yet fits the window.
                 drop(assembler);
-                memory.lock().shrink_to(window_bytes);
+                memory.lock().shrink_to(self.window_bytes);
             } else {
                 running = Some(assembler);
             }
@@ -198,7 +199,7 @@ impl Unit {
             assembler = step.0;
             bytes += step.1.batches.iter().map(bytes_of).sum::<u64>();
             batches.extend(step.1.batches);
-            if bytes > self.engine.window_bytes() {
+            if bytes > self.window_bytes {
                 // Too much to hold back; the whole is sent as it is decoded.
                 return Ok(None);
             }
@@ -217,7 +218,7 @@ impl Unit {
         out: &mpsc::Sender<Delivery>,
     ) -> Result<Reader, ReadError> {
         for batch in batches {
-            let share = permits(bytes_of(&batch).min(self.engine.window_bytes()));
+            let share = permits(bytes_of(&batch).min(self.window_bytes));
             let held = Arc::clone(window).acquire_many_owned(share).await;
             let held = held.map_err(|_| ReadError::internal("a unit's window was closed"))?;
             let charge = Charge::new(held, Arc::clone(memory));
