@@ -81,14 +81,14 @@ def test_every_form_gives_the_same_rows(lake: Lake, listener: Listener, form: st
     assert_same(read_as(listener, lake.at("set"), form, columns=some), whole.select(some))
 
 
-@pytest.mark.parametrize("form", ["lz4", "zstd", "raw"])
 @pytest.mark.parametrize("name", ALL_TYPES)
-def test_every_type_by_every_form(lake: Lake, listener: Listener, name: str, form: str) -> None:
+def test_every_type_by_every_form(lake: Lake, listener: Listener, name: str) -> None:
     columns = {"mixed": array_of(ALL_TYPES[name], ROWS, seed=1), "number": pa.array(range(ROWS), pa.int64())}
     lake.write("t.parquet", pa.table(columns), row_group_size=ROW_GROUP_ROWS)
     expected = lake.read("t.parquet")
-    assert_same(read_as(listener, lake.at("t.parquet"), form), expected)
-    assert_same(read_as(listener, lake.at("t.parquet"), form, columns=["mixed"]), expected.select(["mixed"]))
+    for form in ("lz4", "zstd", "raw"):
+        assert_same(read_as(listener, lake.at("t.parquet"), form), expected)
+        assert_same(read_as(listener, lake.at("t.parquet"), form, columns=["mixed"]), expected.select(["mixed"]))
 
 
 def test_all_types_side_by_side_raw(lake: Lake, listener: Listener) -> None:
