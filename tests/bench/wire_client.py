@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pyarrow as pa
-
 from clients import PATH
 from harness import wire
 from harness.flight import by_scan
@@ -39,7 +37,7 @@ def read(client: Any, form: str, columns: list[str] | None) -> dict[str, int]:
     """GetFlightInfo and every endpoint in turn: a whole table."""
     spec = {"columns": columns} if columns else {}
     endpoints = client.get_flight_info(by_scan(PATH, **spec)).endpoints
-    table = pa.concat_tables([wire.read(client, endpoint.ticket, form) for endpoint in endpoints])
+    table = wire.read(client, [endpoint.ticket for endpoint in endpoints], wire.asking(form))
     return {"rows": table.num_rows, "arrow_bytes": table.nbytes}
 
 

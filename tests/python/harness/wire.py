@@ -8,8 +8,8 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,19 +81,26 @@ def asking(form: str, limit_bytes: int | None = None) -> flight.FlightCallOption
     return flight.FlightCallOptions(headers=[(WIRE_HEADER.encode(), form.encode()), *limit])
 
 
-def read(client: flight.FlightClient, ticket: flight.Ticket, form: str, limit_bytes: int | None = None) -> pa.Table:
-    """All rows of a ticket, asked for in a form, whatever the server then sends."""
-    return table_of(client.do_get(ticket, asking(form, limit_bytes)))
+def read(client: flight.FlightClient, tickets: Iterable[flight.Ticket], options: flight.FlightCallOptions) -> pa.Table:
+    """All rows of tickets, one after the other, in whatever form the server sends each.
 
-
-def table_of(reader: flight.FlightStreamReader, threads: int | None = None) -> pa.Table:
-    """The rows of a stream of any form; row groups are decoded by so many threads while later ones still come."""
-    schema = raw_schema(reader.schema)
-    if schema is None:
-        return reader.read_all()
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        parts = list(pool.map(lambda sent: rows_of(*sent, schema), raw_files(reader)))
-    return pa.concat_tables(parts) if parts else schema.empty_table()
+    Row groups are decoded by as many threads as there are cores, while later ones still come.
+    """
+    parts: list[pa.Table | Future[pa.Table]] = []
+    schema: pa.Schema | None = None
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for ticket in tickets:
+            reader = client.do_get(ticket, options)
+            schema = raw_schema(reader.schema)
+            if schema is None:
+                parts.append(reader.read_all())
+                continue
+            parts += [pool.submit(rows_of, file, said, schema) for file, said in raw_files(reader)]
+    tables = [part.result() if isinstance(part, Future) else part for part in parts]
+    if not tables:
+        return (schema or pa.schema([])).empty_table()
+    # A table without columns forgets how many rows it had when it is put together with others.
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables)
 
 
 def raw_schema(stream: pa.Schema) -> pa.Schema | None:
