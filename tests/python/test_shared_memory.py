@@ -232,7 +232,7 @@ def large() -> pa.Table:
         {
             "n": np.arange(ROWS),
             "some": some,
-            "price": some.cast(pa.decimal128(15, 2)),
+            "price": some.cast(pa.int32()).cast(pa.decimal128(15, 2)),
             "day": some.cast(pa.int32()).cast(pa.date32()),
             "text": pa.array([f"row {number}" for number in random_numbers]),
             "view": pa.array(
