@@ -4,13 +4,17 @@
 //! that it names. What it cannot say is where the namespace keeps the dataset now: if other storage is mounted there since, the
 //! ticket is stale.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use jetbridge_cache::ReadError;
 use jetbridge_cache::key::{FileKey, Generation, RowGroup};
 use jetbridge_cache::page::OpenFile;
-use jetbridge_cache::scan::{ScanRequest, Split};
+use jetbridge_cache::scan::{ScanBatch, ScanRequest, Split};
 use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{PartitionKind, PartitionValue};
 use jetbridge_catalog::path::NsPath;
@@ -93,6 +97,41 @@ impl<'a> Sealer<'a> {
             values: file.values.iter().map(ticket_value).collect(),
         }
     }
+}
+
+/// What a ticket stands for.
+pub struct Rows {
+    /// The schema of the batches.
+    pub schema: SchemaRef,
+    /// The rows, read as they are asked for; ends after the first error.
+    pub batches: BoxStream<'static, Result<ScanBatch, ServiceError>>,
+}
+
+/// Begins to read the rows of a ticket. Where the stream finds that the data changed, the dataset is looked at anew by the next
+/// plan.
+///
+/// # Errors
+/// As [`open`] and [`scan_request`]; those of storage and files come in the stream.
+pub fn rows(node: &Arc<Node>, ticket: &[u8]) -> Result<Rows, ServiceError> {
+    let ticket = open(node, ticket)?;
+    let dataset = node.locate(&ticket.dataset)?;
+    let request = scan_request(node, &ticket)?;
+    let schema = Arc::clone(&request.output);
+    let batches = node.cache.scan(request);
+    let node = Arc::clone(node);
+    let checked = move |batch: Result<ScanBatch, ReadError>| {
+        batch.map_err(|error| {
+            let error = ServiceError::from(error);
+            if error.is_stale() {
+                node.datasets.refresh(&dataset);
+            }
+            error
+        })
+    };
+    Ok(Rows {
+        schema,
+        batches: batches.map(checked).boxed(),
+    })
 }
 
 /// The content of a ticket, after its seal and its time were checked.

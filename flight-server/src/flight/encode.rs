@@ -129,7 +129,7 @@ fn halves(batch: &RecordBatch) -> Result<[RecordBatch; 2], ArrowError> {
 ///
 /// # Errors
 /// A schema that IPC cannot say.
-pub(super) fn schema_bytes(schema: &Schema) -> Result<bytes::Bytes, ArrowError> {
+pub(crate) fn schema_bytes(schema: &Schema) -> Result<bytes::Bytes, ArrowError> {
     let options = IpcWriteOptions::default();
     let message: arrow_flight::IpcMessage = SchemaAsIpc::new(schema, &options).try_into()?;
     Ok(message.0)

@@ -10,9 +10,7 @@ use std::sync::Arc;
 
 use arrow::error::ArrowError;
 use futures::{Stream, StreamExt, stream};
-use jetbridge_cache::ReadError;
 use jetbridge_cache::scan::ScanBatch;
-use jetbridge_catalog::path::NsPath;
 use tonic::Status;
 
 use super::encode::Encoder;
@@ -30,14 +28,12 @@ pub(super) async fn stream(
     ticket: &[u8],
     limit_bytes: usize,
 ) -> Result<impl Stream<Item = Result<Message, Status>> + Unpin + Send + 'static, ServiceError> {
-    let ticket = redeem::open(&node, ticket)?;
-    let dataset = node.locate(&ticket.dataset)?;
-    let request = redeem::scan_request(&node, &ticket)?;
-    let mut encoder = Encoder::new(&request.output, limit_bytes).map_err(|error| unsayable(&error))?;
+    let rows = redeem::rows(&node, ticket)?;
+    let mut encoder = Encoder::new(&rows.schema, limit_bytes).map_err(|error| unsayable(&error))?;
     let schema = encoder.schema();
-    let messages = node.cache.scan(request).map(move |batch| match batch {
+    let messages = rows.batches.map(move |batch| match batch {
         Ok(batch) => encode(&mut encoder, &batch),
-        Err(error) => vec![Err(failed(&node, &dataset, error))],
+        Err(error) => vec![Err(error.into())],
     });
     Ok(Box::pin(
         stream::iter([Ok(schema)]).chain(messages.flat_map(stream::iter)),
@@ -55,13 +51,4 @@ fn unsayable(error: &ArrowError) -> ServiceError {
     ServiceError::Internal {
         what: format!("encoding an answer: {error}"),
     }
-}
-
-/// The status of a read that failed; if the data changed, the next plan looks at the storage anew.
-fn failed(node: &Node, dataset: &NsPath, error: ReadError) -> Status {
-    let error = ServiceError::from(error);
-    if error.is_stale() {
-        node.datasets.refresh(dataset);
-    }
-    error.into()
 }
