@@ -56,11 +56,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arrow::buffer::Buffer;
 use arrow::datatypes::Schema;
 use futures::stream::BoxStream;
 
 use self::budget::{Budget, Purpose};
-use self::chunk::ChunkTier;
+use self::chunk::{ChunkTier, Segment};
 use self::flights::Flights;
 use self::footer::FooterCache;
 use self::key::{FileId, RowGroup};
@@ -139,7 +140,8 @@ const LOAD_SHARE: u64 = 8;
 const SCAN_SHARE: u64 = 8;
 
 /// A number of bytes as gauges want it. A float is exact up to 2^53, which no machine has.
-fn gauge(bytes: u64) -> f64 {
+#[must_use]
+pub fn gauge(bytes: u64) -> f64 {
     let half = |bits: u64| u32::try_from(bits).map_or(0.0, f64::from);
     half(bytes >> 32) * 4_294_967_296.0 + half(bytes & u64::from(u32::MAX))
 }
@@ -286,6 +288,19 @@ impl Cache {
     /// The tier of raw pages.
     pub fn pages(&self) -> &PageTier {
         &self.engine.pages
+    }
+
+    /// The shared memory that all bytes of a buffer are in, and where in it they begin; none for what was decoded for one
+    /// reader alone. Whoever holds the segment keeps its bytes in memory and charged to the budget, evicted or not.
+    #[must_use]
+    pub fn segment_of(&self, buffer: &Buffer) -> Option<(Arc<Segment>, u64)> {
+        self.engine.chunks.segment_of(buffer)
+    }
+
+    /// All of the budget that can be reserved, in bytes: what was configured, less what is set aside for loads.
+    #[must_use]
+    pub fn budget_bytes(&self) -> u64 {
+        self.engine.budget.capacity_bytes()
     }
 
     /// Sets the gauges of what is held; to be called now and then.

@@ -9,8 +9,6 @@
 //! of its own. Here the bodies' data is a list of buffers, so that a message of twenty is one frame, and its way to the
 //! socket one or two vectored writes.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,19 +17,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::flight::{AnswerBody, Connection};
 use crate::gather::gathering;
+use crate::listen::{Listen, Peer, Socket, greeted, serve_each};
 
 /// Connections that are open at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
-/// A connection that says nothing for so long after it was made is dropped.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The pause after a failed accept: what fails (file handles, mostly) fails again at once.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Calls that one connection may have open at once; a client with more waits.
 const MAX_STREAMS_PER_CONNECTION: u32 = 1024;
 /// All headers of one request together.
@@ -64,34 +57,19 @@ where
 {
 }
 
-/// Serves until `stop`, then until the last open stream has ended.
-pub(crate) async fn serve<F>(listener: TcpListener, answer: impl Answer<F>, stop: CancellationToken)
+/// Serves until `stop`, then until the last open stream has ended. Each request has its [`Peer`] among its extensions.
+pub(crate) async fn serve<F>(listener: impl Listen, answer: impl Answer<F>, stop: CancellationToken)
 where
     F: Future<Output = Response<AnswerBody>> + Send + 'static,
 {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, peer)) => {
-                    connections.spawn(connection(stream, peer, answer.clone(), stop.clone()));
-                }
-                Err(error) => pause_after(&error).await,
-            },
-            Some(_) = connections.join_next() => {}
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
+    let stop_each = stop.clone();
+    serve_each(listener, MAX_CONNECTIONS, &stop, move |stream, peer| {
+        connection(stream, peer, answer.clone(), stop_each.clone())
+    })
+    .await;
 }
 
-async fn pause_after(error: &io::Error) {
-    tracing::warn!(%error, "a connection was not accepted");
-    tokio::time::sleep(ACCEPT_PAUSE).await;
-}
-
-async fn connection<F>(stream: TcpStream, peer: SocketAddr, answer: impl Answer<F>, stop: CancellationToken)
+async fn connection<F>(stream: impl Socket, peer: Peer, answer: impl Answer<F>, stop: CancellationToken)
 where
     F: Future<Output = Response<AnswerBody>> + Send + 'static,
 {
@@ -101,7 +79,8 @@ where
     }
     let streams = Arc::new(Connection::default());
     let dead = streams.dead.clone();
-    let service = service_fn(move |mut request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         request.extensions_mut().insert(Arc::clone(&streams));
         let answered = answer(request);
         async { Ok::<_, std::convert::Infallible>(answered.await) }
@@ -125,14 +104,6 @@ where
     if let Err(error) = outcome {
         tracing::debug!(%peer, error = crate::error::chain(&error), "a connection broke");
     }
-}
-
-/// Waits for the client's first bytes.
-async fn greeted(stream: &TcpStream) -> io::Result<()> {
-    // Small messages (a FlightInfo, a trailer) must not wait for more to come.
-    stream.set_nodelay(true)?;
-    let timed = tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.readable()).await;
-    timed.unwrap_or_else(|elapsed| Err(io::Error::new(io::ErrorKind::TimedOut, elapsed)))
 }
 
 fn protocol() -> http2::Builder<TokioExecutor> {

@@ -3,7 +3,8 @@
 //! ```text
 //! cli    -> config            what was asked for
 //!        -> server            sockets, start, drain
-//!             -> connections  HTTP/2: accepted, bounded, cut
+//!             -> connections  HTTP/2: accepted, bounded, cut       (listen, local: TCP, and the sockets of this host)
+//!             -> memory       rows as shared memory, for clients of this host
 //!             -> admin        /livez /readyz /metrics
 //!             -> flight       the Flight service
 //!                  -> node    namespace, storage, cache, datasets, ticket keys
@@ -15,6 +16,7 @@
 //! knows the protocol.
 
 pub mod admin;
+mod authority;
 mod cli;
 pub mod config;
 pub mod connections;
@@ -25,6 +27,9 @@ pub mod error;
 pub mod filter;
 pub mod flight;
 mod gather;
+pub mod listen;
+pub mod local;
+pub mod memory;
 pub mod node;
 pub mod observe;
 pub mod plan;

@@ -4,13 +4,17 @@
 //! that it names. What it cannot say is where the namespace keeps the dataset now: if other storage is mounted there since, the
 //! ticket is stale.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use jetbridge_cache::ReadError;
 use jetbridge_cache::key::{FileKey, Generation, RowGroup};
 use jetbridge_cache::page::OpenFile;
-use jetbridge_cache::scan::{ScanRequest, Split};
+use jetbridge_cache::scan::{Pause, ScanBatch, ScanRequest, Split};
 use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{PartitionKind, PartitionValue};
 use jetbridge_catalog::path::NsPath;
@@ -93,6 +97,64 @@ impl<'a> Sealer<'a> {
             values: file.values.iter().map(ticket_value).collect(),
         }
     }
+}
+
+/// What a ticket stands for, before anything is read.
+pub struct Redeemed {
+    /// Whose ticket it is.
+    pub node: Arc<Node>,
+    /// The dataset's path.
+    pub dataset: NsPath,
+    /// What the cache is to be asked for.
+    pub request: ScanRequest,
+}
+
+/// The rows of a ticket.
+pub struct Rows {
+    /// The schema of the batches.
+    pub schema: SchemaRef,
+    /// The rows, read as they are asked for; ends after the first error.
+    pub batches: BoxStream<'static, Result<ScanBatch, ServiceError>>,
+    /// Lets go of what the reading holds while nobody asks.
+    pub pause: Pause,
+}
+
+/// What a ticket stands for.
+///
+/// # Errors
+/// As [`open`] and [`scan_request`].
+pub fn redeem(node: &Arc<Node>, ticket: &[u8]) -> Result<Redeemed, ServiceError> {
+    let ticket = open(node, ticket)?;
+    Ok(Redeemed {
+        dataset: node.locate(&ticket.dataset)?,
+        request: scan_request(node, &ticket)?,
+        node: Arc::clone(node),
+    })
+}
+
+impl Redeemed {
+    /// Begins to read; errors of storage and files come in the stream.
+    #[must_use]
+    pub fn rows(self) -> Rows {
+        let schema = Arc::clone(&self.request.output);
+        let (batches, pause) = self.node.cache.pausable_scan(self.request);
+        let (node, dataset) = (self.node, self.dataset);
+        let batches = batches.map(move |batch| batch.map_err(|error| failed(&node, &dataset, error)));
+        Rows {
+            schema,
+            batches: batches.boxed(),
+            pause,
+        }
+    }
+}
+
+/// Why a read of a dataset failed; if its data changed, the next plan looks at the storage anew.
+pub fn failed(node: &Node, dataset: &NsPath, error: ReadError) -> ServiceError {
+    let error = ServiceError::from(error);
+    if error.is_stale() {
+        node.datasets.refresh(dataset);
+    }
+    error
 }
 
 /// The content of a ticket, after its seal and its time were checked.

@@ -6,6 +6,8 @@
 //! Draining: `/readyz` answers 503 at once, the Flight port is closed, open connections are told to go away (GOAWAY), and
 //! their streams may end within the grace; then whatever is left is cut. The admin port answers until the very end.
 //!
+//! The sockets of this host, where there are any, are served and drained as the Flight port is.
+//!
 //! Why addresses other than loopback are refused: today nothing is authenticated or encrypted, and whoever reaches the
 //! port can read every mount. `--insecure` is for networks that are trusted as a whole.
 
@@ -21,8 +23,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Readiness};
+use crate::authority::GrpcUnixListener;
 use crate::connections::{self, Answer};
 use crate::flight::AnswerBody;
+use crate::local::LocalSockets;
+use crate::memory;
 use crate::observe::METRICS_UPKEEP_INTERVAL;
 
 /// What the admin address may take to finish its last answers.
@@ -107,6 +112,8 @@ pub enum BindError {
 pub struct Parts<A> {
     /// What answers on the Flight port.
     pub flight: A,
+    /// The sockets of this host, and what shares memory there; [`Parts::flight`] answers there too.
+    pub local: Option<(LocalSockets, memory::Door)>,
     /// The handle that `/readyz` reads. [`run`] sets [`LISTENING`] and drains it.
     pub readiness: Readiness,
     /// Renders `/metrics`.
@@ -150,7 +157,7 @@ where
     let upkeep = spawn_upkeep(parts.metrics.clone(), stop_admin.clone());
     let router = admin::router(parts.readiness.clone(), parts.metrics);
     let mut admin = spawn_admin(listeners.admin.0, router, stop_admin.clone());
-    let flight = connections::serve(listeners.flight.0, parts.flight, stop_flight.clone());
+    let flight = serve_all(listeners.flight.0, parts.flight, parts.local, stop_flight.clone());
     let mut flight = tokio::spawn(flight);
     parts.readiness.set(LISTENING, true);
 
@@ -169,6 +176,27 @@ where
     let _ = tokio::time::timeout(ADMIN_GRACE, admin).await;
     upkeep.abort();
     outcome
+}
+
+/// Serves every socket that clients read rows from.
+async fn serve_all<A, F>(
+    listener: TcpListener,
+    answer: A,
+    local: Option<(LocalSockets, memory::Door)>,
+    stop: CancellationToken,
+) where
+    A: Answer<F>,
+    F: Future<Output = Response<AnswerBody>> + Send + 'static,
+{
+    let network = connections::serve(listener, answer.clone(), stop.clone());
+    let Some((sockets, door)) = local else {
+        return network.await;
+    };
+    tokio::join!(
+        network,
+        connections::serve(GrpcUnixListener(sockets.flight), answer, stop.clone()),
+        memory::serve(sockets.memory, door, stop),
+    );
 }
 
 /// Whether only this machine reaches the address.
@@ -240,6 +268,7 @@ mod tests {
     fn parts(readiness: &Readiness) -> Parts<impl Answer<std::future::Ready<Response<AnswerBody>>>> {
         Parts {
             flight: |_| std::future::ready(Response::default()),
+            local: None,
             readiness: readiness.clone(),
             metrics: crate::observe::metrics_recorder().unwrap(),
             grace: Duration::from_secs(5),

@@ -6,6 +6,7 @@
 //!
 //! The tier is a cache and nothing rests on it: a chunk that is refused or lost is decoded again.
 
+mod live;
 mod segment;
 mod tier;
 

@@ -22,27 +22,33 @@ use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{Array, ArrayData, ArrayRef, make_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::live::LiveSegments;
 use crate::budget::Reservation;
 use crate::key::to_u64;
 
 /// Where a buffer begins within a segment, a multiple of this many bytes: what Arrow asks of memory that is shared.
 const BUFFER_ALIGNMENT_BYTES: usize = 64;
 
+/// The next segment's id.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
 /// A sealed piece of shared memory.
 #[derive(Debug)]
 pub struct Segment {
+    id: u64,
     file: OwnedFd,
     base: NonNull<u8>,
     bytes: usize,
-    /// What it takes of the budget, given back with it. Giving back is whole or not at all, so a panic of whoever drops the
-    /// last array leaves nothing half done.
-    _reservation: AssertUnwindSafe<Reservation>,
+    /// What it takes of the budget, given back with it, and where it is listed. Giving back and taking off are whole or not
+    /// at all, so a panic of whoever drops the last array leaves nothing half done.
+    held: AssertUnwindSafe<(LiveSegments, Reservation)>,
 }
 
 // SAFETY: the mapping is read-only and its file is sealed, so nothing changes behind a shared reference; the pointer is
@@ -54,12 +60,16 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
-    /// The arrays, moved into a segment of their own. `reservation` is shrunk to what the segment takes, and must be at
-    /// least [`Layout::bytes`] of the arrays' layout.
+    /// The arrays, moved into a segment of their own, which is listed in `live`. `reservation` is shrunk to what the segment
+    /// takes, and must be at least [`Layout::bytes`] of the arrays' layout.
     ///
     /// # Errors
     /// Where the system gives no more memory, descriptors or mappings.
-    pub(super) fn store(layout: &Layout, mut reservation: Reservation) -> io::Result<Vec<ArrayRef>> {
+    pub(super) fn store(
+        layout: &Layout,
+        mut reservation: Reservation,
+        live: &LiveSegments,
+    ) -> io::Result<Vec<ArrayRef>> {
         if layout.bytes == 0 {
             return Ok(layout.arrays.iter().map(|data| make_array(data.clone())).collect());
         }
@@ -67,16 +77,24 @@ impl Segment {
         let file = written(layout)?;
         let base = mapped(file.as_fd(), layout.bytes)?;
         let segment = Arc::new(Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             file,
             base,
             bytes: layout.bytes,
-            _reservation: AssertUnwindSafe(reservation),
+            held: AssertUnwindSafe((live.clone(), reservation)),
         });
+        live.add(&segment);
         Ok(layout
             .arrays
             .iter()
             .map(|data| make_array(segment.over(layout, data)))
             .collect())
+    }
+
+    /// Its number, which no other segment of this process has or had.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The descriptor, for whoever is to map it too.
@@ -89,6 +107,11 @@ impl Segment {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Where it begins in this process's memory.
+    pub(super) fn address(&self) -> usize {
+        self.base.as_ptr() as usize
     }
 
     /// The same array over this segment's memory.
@@ -137,6 +160,7 @@ impl Segment {
 impl Drop for Segment {
     #[expect(unsafe_code, reason = "a mapping is undone by hand")]
     fn drop(&mut self) {
+        self.held.0.0.remove(self.address());
         // SAFETY: mapped by us with this length, and no buffer over it is left, since each holds the segment.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
     }
@@ -241,7 +265,7 @@ mod tests {
     fn stored(budget: &Budget, arrays: &[ArrayRef]) -> Vec<ArrayRef> {
         let layout = Layout::new(arrays);
         let reservation = budget.take(layout.bytes() + 100, Purpose::Chunks).unwrap();
-        Segment::store(&layout, reservation).unwrap()
+        Segment::store(&layout, reservation, &LiveSegments::default()).unwrap()
     }
 
     fn kinds() -> Vec<ArrayRef> {
@@ -300,6 +324,40 @@ mod tests {
         assert_eq!(part.len(), 20);
         drop(part);
         assert_eq!(budget.used_bytes(Purpose::Chunks), 0);
+    }
+
+    #[test]
+    fn a_segment_is_found_by_any_buffer_in_it_as_long_as_it_lives() {
+        let (budget, live) = (Budget::new(1 << 20), LiveSegments::default());
+        let arrays: Vec<ArrayRef> = (0..2)
+            .map(|_| Arc::new(Int64Array::from(vec![5; 100])) as ArrayRef)
+            .collect();
+        let store = |array: &ArrayRef| {
+            let layout = Layout::new(std::slice::from_ref(array));
+            let reservation = budget.take(layout.bytes(), Purpose::Chunks).unwrap();
+            Segment::store(&layout, reservation, &live).unwrap().swap_remove(0)
+        };
+        let kept: Vec<ArrayRef> = arrays.iter().map(store).collect();
+        let data: Vec<ArrayData> = kept.iter().map(|array| array.to_data()).collect();
+        let found: Vec<_> = data.iter().map(|data| live.of(&data.buffers()[0]).unwrap()).collect();
+        assert_ne!(found[0].0.id(), found[1].0.id());
+        assert_eq!((found[0].1, found[0].0.bytes()), (0, 800));
+        let part = data[1].buffers()[0].slice_with_length(16, 8);
+        assert_eq!(
+            live.of(&part).map(|(segment, offset)| (segment.id(), offset)),
+            Some((found[1].0.id(), 16))
+        );
+        for other in [arrays[0].to_data().buffers()[0].clone(), part.slice(8)] {
+            assert!(live.of(&other).is_none());
+        }
+        drop((kept, data, found));
+        assert_eq!(
+            (live.len(), budget.used_bytes(Purpose::Chunks)),
+            (1, 800),
+            "the part is left"
+        );
+        drop(part);
+        assert_eq!((live.len(), budget.used_bytes(Purpose::Chunks)), (0, 0));
     }
 
     #[test]

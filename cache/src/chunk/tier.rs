@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arrow::array::ArrayRef;
+use arrow::buffer::Buffer;
 use parking_lot::Mutex;
 
+use super::live::LiveSegments;
 use super::segment::{Layout, Segment};
 use super::{Chunk, ChunkKey, Place};
 use crate::budget::{Budget, Purpose, Reservation, Yielding};
@@ -38,6 +40,7 @@ pub struct ChunkTier(Arc<Inner>);
 struct Inner {
     budget: Budget,
     retentions: Retentions,
+    live: LiveSegments,
     state: Mutex<State>,
 }
 
@@ -70,6 +73,7 @@ impl ChunkTier {
         Self(Arc::new(Inner {
             budget,
             retentions,
+            live: LiveSegments::default(),
             state: Mutex::new(State {
                 policy: ScopedPolicy::new(capacity_bytes),
                 touched: Touched::default(),
@@ -86,6 +90,12 @@ impl ChunkTier {
         let chunk = state.held.get(key).cloned()?;
         state.policy.touch(*key);
         Some(chunk)
+    }
+
+    /// The segment that all bytes of a buffer are in, and where in it they begin; also of chunks that were evicted since.
+    #[must_use]
+    pub fn segment_of(&self, buffer: &Buffer) -> Option<(Arc<Segment>, u64)> {
+        self.0.live.of(buffer)
     }
 
     /// Whether the chunk is held, without touching it.
@@ -171,13 +181,24 @@ impl ChunkTier {
 }
 
 impl Yielding for ChunkTier {
+    /// A chunk that a reader or a client still holds frees nothing when it is dropped, so this goes on until the bytes are
+    /// free, or nothing is left to drop.
     fn give_way(&self, bytes: u64) {
-        let evicted = {
-            let mut state = self.0.state.lock();
-            let keys = state.policy.evict(bytes);
-            state.take_out(keys)
-        };
-        counters::evictions(Tier::Chunk, "budget", evicted.len());
+        let mut short = bytes;
+        while short > 0 {
+            let before = self.bytes();
+            let (keys, evicted) = {
+                let mut state = self.0.state.lock();
+                let keys = state.policy.evict(short);
+                (keys.len(), state.take_out(keys))
+            };
+            counters::evictions(Tier::Chunk, "budget", evicted.len());
+            drop(evicted);
+            if keys == 0 {
+                break;
+            }
+            short = short.saturating_sub(before.saturating_sub(self.bytes()));
+        }
     }
 }
 
@@ -189,7 +210,7 @@ impl ChunkTier {
         let Some(reservation) = self.resized(place.reservation.take(), bytes) else {
             return Chunk::new(arrays, bytes);
         };
-        let stored = match Segment::store(&layout, reservation) {
+        let stored = match Segment::store(&layout, reservation, &self.0.live) {
             Ok(stored) => stored,
             Err(error) => {
                 metrics::counter!("jetbridge_cache_segment_failures_total").increment(1);
@@ -401,5 +422,19 @@ mod tests {
         assert_eq!(chunks.bytes(), 6_400);
         let _scan = budget.take(6_000, Purpose::Scans).unwrap();
         assert!(chunks.bytes() <= 4_000, "{}", chunks.bytes());
+    }
+
+    #[test]
+    fn chunks_that_a_reader_holds_do_not_stop_others_from_giving_way() {
+        let budget = Budget::new(10_000);
+        let chunks = ChunkTier::new(8_000, budget.clone(), Retentions::default());
+        budget.register(Arc::new(chunks.clone()));
+        for column in 0..4 {
+            offer(&chunks, key(column), 200);
+            assert!(offer(&chunks, key(column), 200));
+        }
+        let held: Vec<_> = [0, 1].map(|column| chunks.get(&key(column))).into_iter().collect();
+        assert!(budget.take(6_500, Purpose::Scans).is_some());
+        drop(held);
     }
 }

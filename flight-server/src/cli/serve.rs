@@ -15,7 +15,9 @@ use super::error::CliError;
 use crate::admin::Readiness;
 use crate::config::{self, ConfigFlags, Machine, Settings};
 use crate::data_folder::DataFolder;
-use crate::flight::{FlightDoor, StreamLimits};
+use crate::flight::{FlightDoor, Places, StreamLimits};
+use crate::local::{LocalSockets, SocketFiles};
+use crate::memory;
 use crate::node::Node;
 use crate::observe;
 use crate::retention;
@@ -79,16 +81,19 @@ async fn start(settings: &Settings) -> anyhow::Result<()> {
     let _data_folder = DataFolder::claim(&settings.data_dir)?;
     let listeners = Listeners::bind(&settings.flight, &settings.admin, settings.insecure).await?;
     let node = Arc::new(Node::open(settings).await?);
-    let location = location(settings.advertise.as_deref(), listeners.flight_address());
+    let (sockets, files) = local_sockets(settings).unzip();
+    let places = places(settings, &listeners, files.as_ref());
     let _gauges = AbortOnDropHandle::new(tokio::spawn(publish(Arc::clone(&node.cache))));
     let _retention = AbortOnDropHandle::new(tokio::spawn(retention::enforce(Arc::clone(&node.cache))));
     let limits = StreamLimits {
         max_streams: settings.max_streams,
         stall_timeout: settings.stall_timeout,
     };
-    let front = FlightDoor::new(node, location.as_deref(), limits).into_service();
+    let local = sockets.map(|sockets| (sockets, memory::Door::new(Arc::clone(&node))));
+    let front = FlightDoor::new(node, places, limits).into_service();
     let parts = Parts {
         flight: move |request| front.clone().answer(request),
+        local,
         readiness: Readiness::new([LISTENING]),
         metrics,
         grace: settings.shutdown_grace,
@@ -159,6 +164,28 @@ fn announce(listeners: &Listeners) {
     let _ =
         writeln!(stdout, "jetbridge ready flight=grpc://{flight} admin=http://{admin}").and_then(|()| stdout.flush());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), %flight, %admin, "ready");
+}
+
+/// The sockets of this host, unless they are switched off or cannot be had, which is no reason not to start.
+fn local_sockets(settings: &Settings) -> Option<(LocalSockets, SocketFiles)> {
+    if !settings.local_sockets {
+        return None;
+    }
+    let bound = LocalSockets::bind(&settings.data_dir);
+    bound
+        .inspect_err(|error| {
+            let error = crate::error::chain(error);
+            tracing::warn!(error, "no unix sockets for clients of this host; they read over TCP");
+        })
+        .ok()
+}
+
+fn places(settings: &Settings, listeners: &Listeners, files: Option<&SocketFiles>) -> Places {
+    Places {
+        network: location(settings.advertise.as_deref(), listeners.flight_address()),
+        unix: files.map(SocketFiles::flight_uri),
+        memory: files.map(SocketFiles::memory_uri),
+    }
 }
 
 /// What clients are told: never an address that means "any of mine", since none of them could connect to it.

@@ -43,6 +43,11 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     insecure: Option<bool>,
 
+    /// Listen on unix sockets in the data folder too, for clients of this host [default: true]
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_sockets: Option<bool>,
+
     /// Mount a URI or a local folder at a namespace path; repeatable
     #[arg(long = "mount", value_name = "PATH=URI", value_parser = split_mount)]
     #[serde(skip)]

@@ -49,6 +49,10 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Switch,
     },
     Key {
+        name: "local_sockets",
+        kind: Kind::Switch,
+    },
+    Key {
         name: "mounts",
         kind: Kind::Mounts,
     },

@@ -50,6 +50,8 @@ pub struct Settings {
     pub advertise: Option<String>,
     /// Allows addresses other than loopback, though nothing is authenticated or encrypted. Default false.
     pub insecure: bool,
+    /// Listens on `flight.sock` and `memory.sock` in the data folder too, for clients of this host and this user. Default true.
+    pub local_sockets: bool,
     /// Mounts that exist at start, sorted by namespace path. Default none.
     pub mounts: Vec<Mount>,
     /// Folders that `file://` mounts may lie in, absolute: those written, and those of [`Settings::mounts`], since
@@ -136,6 +138,7 @@ impl Settings {
             admin: written.admin,
             advertise: written.advertise,
             insecure: written.insecure,
+            local_sockets: written.local_sockets,
             file_roots: with_mounted_folders(roots, &mounts),
             mounts,
             memory_bytes: written.memory.as_u64(),

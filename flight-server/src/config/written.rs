@@ -34,6 +34,7 @@ pub(super) struct Written {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) advertise: Option<String>,
     pub(super) insecure: bool,
+    pub(super) local_sockets: bool,
     pub(super) mounts: BTreeMap<String, WrittenMount>,
     pub(super) file_roots: Vec<PathBuf>,
     #[serde(with = "value::bytes")]
@@ -84,6 +85,7 @@ impl Written {
             admin: "127.0.0.1:8816".to_owned(),
             advertise: None,
             insecure: false,
+            local_sockets: true,
             mounts: BTreeMap::new(),
             file_roots: Vec::new(),
             memory: ByteSize(default_memory_bytes(machine)),

@@ -185,7 +185,7 @@ fn parts(batch: &RecordBatch, bytes: usize, limit_bytes: usize) -> Result<Vec<Re
 ///
 /// # Errors
 /// A schema that IPC cannot say.
-pub(super) fn schema_bytes(schema: &Schema) -> Result<bytes::Bytes, ArrowError> {
+pub(crate) fn schema_bytes(schema: &Schema) -> Result<bytes::Bytes, ArrowError> {
     let options = IpcWriteOptions::default();
     let message: arrow_flight::IpcMessage = SchemaAsIpc::new(schema, &options).try_into()?;
     Ok(message.0)

@@ -14,9 +14,7 @@ use std::sync::Arc;
 use arrow::error::ArrowError;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use jetbridge_cache::ReadError;
 use jetbridge_cache::scan::{Pause, ScanBatch};
-use jetbridge_catalog::path::NsPath;
 use tonic::Status;
 
 use super::ahead::one_ahead;
@@ -47,12 +45,10 @@ pub(super) async fn stream(
     limit_bytes: usize,
     asked: Wire,
 ) -> Result<Answer, ServiceError> {
-    let ticket = redeem::open(&node, ticket)?;
-    let dataset = node.locate(&ticket.dataset)?;
-    let request = redeem::scan_request(&node, &ticket)?;
+    let redeemed = redeem::redeem(&node, ticket)?;
     let mut chosen = Chosen::as_asked(asked);
     if asked == Wire::Raw {
-        match raw::offer(&node, &dataset, &request, limit_bytes).await? {
+        match raw::offer(&redeemed, limit_bytes).await? {
             Ok(messages) => {
                 return Ok(Answer {
                     chosen,
@@ -64,56 +60,45 @@ pub(super) async fn stream(
         }
     }
     let compression = chosen.wire.compression();
-    let encoder = Encoder::compressing(&request.output, limit_bytes, compression).map_err(|error| unsayable(&error))?;
+    let rows = redeemed.rows();
+    let encoder = Encoder::compressing(&rows.schema, limit_bytes, compression).map_err(|error| unsayable(&error))?;
     let schema = stream::iter([Ok(encoder.schema())]);
-    let (batches, pause) = node.cache.pausable_scan(request);
-    let batches = batches.boxed();
     let messages = match compression {
-        None => schema.chain(plain(node, dataset, batches, encoder)).boxed(),
-        Some(_) => schema.chain(compressed(node, dataset, batches, encoder)).boxed(),
+        None => schema.chain(plain(rows.batches, encoder)).boxed(),
+        Some(_) => schema.chain(compressed(node, rows.batches, encoder)).boxed(),
     };
     Ok(Answer {
         chosen,
         messages,
-        pause: Some(pause),
+        pause: Some(rows.pause),
     })
 }
 
-type Batches = BoxStream<'static, Result<ScanBatch, ReadError>>;
+type Batches = BoxStream<'static, Result<ScanBatch, ServiceError>>;
 
 /// Batches as they lie in memory.
-fn plain(
-    node: Arc<Node>,
-    dataset: NsPath,
-    batches: Batches,
-    mut encoder: Encoder,
-) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
-    let messages = batches.map(move |batch| {
-        let batch = batch.map_err(|error| failed(&node, &dataset, error))?;
-        encode(&mut encoder, &batch)
-    });
+fn plain(batches: Batches, mut encoder: Encoder) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
+    let messages = batches.map(move |batch| encode(&mut encoder, &batch?));
     messages.map_ok(one_by_one).try_flatten()
 }
 
 /// Batches whose buffers are compressed, away from the threads that serve sockets.
 fn compressed(
     node: Arc<Node>,
-    dataset: NsPath,
     batches: Batches,
     encoder: Encoder,
 ) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
-    let steps = stream::try_unfold((node, dataset, batches, encoder), |parts| async move {
-        let (node, dataset, mut batches, mut encoder) = parts;
-        let batch = match batches.next().await {
-            Some(batch) => batch.map_err(|error| failed(&node, &dataset, error))?,
-            None => return Ok(None),
+    let steps = stream::try_unfold((node, batches, encoder), |parts| async move {
+        let (node, mut batches, mut encoder) = parts;
+        let Some(batch) = batches.try_next().await? else {
+            return Ok(None);
         };
         let work = move || {
             let messages = encode(&mut encoder, &batch);
             (messages, encoder)
         };
         let (messages, encoder) = node.cache.compute(work).await.map_err(ServiceError::from)?;
-        Ok::<_, Status>(Some((messages?, (node, dataset, batches, encoder))))
+        Ok::<_, Status>(Some((messages?, (node, batches, encoder))))
     });
     one_ahead(Box::pin(steps)).map_ok(one_by_one).try_flatten()
 }
@@ -138,13 +123,4 @@ pub(super) fn unsayable(error: &ArrowError) -> ServiceError {
     ServiceError::Internal {
         what: format!("encoding an answer: {error}"),
     }
-}
-
-/// The status of a read that failed; if the data changed, the next plan looks at the storage anew.
-pub(super) fn failed(node: &Node, dataset: &NsPath, error: ReadError) -> Status {
-    let error = ServiceError::from(error);
-    if error.is_stale() {
-        node.datasets.refresh(dataset);
-    }
-    error.into()
 }

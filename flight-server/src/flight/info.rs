@@ -8,6 +8,7 @@ use prost_types::Timestamp;
 use serde::Serialize;
 
 use super::encode;
+use super::offer::Offer;
 use crate::error::ServiceError;
 use crate::node::Node;
 use crate::plan::{Plan, Run};
@@ -32,9 +33,12 @@ struct EndpointMetadata<'a> {
     bytes: u64,
     /// Where the bytes are now: `decoded`, `raw` or `none`.
     cached: &'a str,
+    /// The socket that gives the same rows as shared memory, for clients that it is offered to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<&'a str>,
 }
 
-/// The flight of a planned scan; endpoints name `location`, then the connection in use.
+/// The flight of a planned scan; endpoints name the locations of `offer`, then the connection in use.
 ///
 /// # Errors
 /// A schema that cannot be encoded, a run too large for a ticket.
@@ -42,7 +46,7 @@ pub(super) async fn flight_info(
     node: &Node,
     plan: &Plan,
     spec: &ScanSpec,
-    location: Option<&str>,
+    offer: &Offer,
 ) -> Result<FlightInfo, ServiceError> {
     let expires = SystemTime::now() + node.ticket_ttl;
     let sealer = redeem::Sealer::new(node, plan, spec, expires);
@@ -51,8 +55,8 @@ pub(super) async fn flight_info(
         let mut endpoint = FlightEndpoint::new()
             .with_ticket(Ticket::new(sealer.seal(run)?))
             .with_expiration_time(timestamp(expires))
-            .with_app_metadata(metadata(node, plan, run).await?);
-        for uri in location.into_iter().chain([REUSE_CONNECTION]) {
+            .with_app_metadata(metadata(node, plan, run, offer).await?);
+        for uri in offer.locations().chain([REUSE_CONNECTION]) {
             endpoint = endpoint.with_location(uri);
         }
         endpoints.push(endpoint);
@@ -78,7 +82,7 @@ pub(super) fn renewed(node: &Node, ticket: &[u8]) -> Result<(Ticket, Timestamp),
     Ok((Ticket::new(sealed), timestamp(expires)))
 }
 
-async fn metadata(node: &Node, plan: &Plan, run: &Run) -> Result<Vec<u8>, ServiceError> {
+async fn metadata(node: &Node, plan: &Plan, run: &Run, offer: &Offer) -> Result<Vec<u8>, ServiceError> {
     let metadata = EndpointMetadata {
         path: common_path(plan, run),
         row_groups: run
@@ -90,6 +94,7 @@ async fn metadata(node: &Node, plan: &Plan, run: &Run) -> Result<Vec<u8>, Servic
         rows: run.rows,
         bytes: run.bytes,
         cached: redeem::cached(node, plan, run).await,
+        memory: offer.memory(),
     };
     serde_json::to_vec(&metadata).map_err(|error| ServiceError::Internal {
         what: error.to_string(),

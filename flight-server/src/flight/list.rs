@@ -13,6 +13,7 @@ use jetbridge_catalog::dataset::{dataset_roots, is_hidden, is_parquet};
 use jetbridge_catalog::path::NsPath;
 use tonic::{Code, Status};
 
+use super::offer::Offer;
 use super::{BoxedStream, info};
 use crate::error::ServiceError;
 use crate::node::Node;
@@ -27,15 +28,15 @@ const MAX_CRITERIA_BYTES: usize = 4096;
 /// INVALID_ARGUMENT for criteria that are no path and no glob; the storage's, for the listing itself.
 pub(super) async fn flights(
     node: Arc<Node>,
-    location: Option<Arc<str>>,
+    offer: Offer,
     criteria: &Criteria,
 ) -> Result<BoxedStream<FlightInfo>, ServiceError> {
     let filter = Filter::parse(&criteria.expression)?;
     let candidates = candidates(&node, &filter).await?;
     let flights = stream::iter(candidates)
         .then(move |candidate| {
-            let (node, location) = (Arc::clone(&node), location.clone());
-            async move { infos(&node, location.as_deref(), candidate).await }
+            let (node, offer) = (Arc::clone(&node), offer.clone());
+            async move { infos(&node, &offer, candidate).await }
         })
         .flat_map(stream::iter)
         .filter(move |(path, _)| std::future::ready(filter.selects(path)))
@@ -91,19 +92,15 @@ async fn data_files(node: &Node, folder: &NsPath) -> Result<Vec<NsPath>, Service
 
 /// The flights of one candidate: itself, or its files when they are no table together. What cannot be read is left out, in
 /// the log's words: one bad file must not hide the other datasets.
-async fn infos(
-    node: &Arc<Node>,
-    location: Option<&str>,
-    candidate: NsPath,
-) -> Vec<(NsPath, Result<FlightInfo, Status>)> {
-    let files = match info_of(node, location, &candidate).await {
+async fn infos(node: &Arc<Node>, offer: &Offer, candidate: NsPath) -> Vec<(NsPath, Result<FlightInfo, Status>)> {
+    let files = match info_of(node, offer, &candidate).await {
         Ok(info) => return vec![(candidate, Ok(info))],
         Err(error) if error.code() == Code::FailedPrecondition => data_files(node, &candidate).await,
         Err(error) => Err(error),
     };
     let mut infos = Vec::new();
     for file in files.unwrap_or_else(|error| left_out(&candidate, &error)) {
-        match info_of(node, location, &file).await {
+        match info_of(node, offer, &file).await {
             Ok(info) => infos.push((file, Ok(info))),
             Err(error) => infos.extend(left_out(&file, &error)),
         }
@@ -116,7 +113,7 @@ fn left_out<T>(path: &NsPath, error: &ServiceError) -> Vec<T> {
     Vec::new()
 }
 
-async fn info_of(node: &Arc<Node>, location: Option<&str>, path: &NsPath) -> Result<FlightInfo, ServiceError> {
+async fn info_of(node: &Arc<Node>, offer: &Offer, path: &NsPath) -> Result<FlightInfo, ServiceError> {
     let spec = ScanSpec {
         path: path.to_string(),
         columns: None,
@@ -126,7 +123,7 @@ async fn info_of(node: &Arc<Node>, location: Option<&str>, path: &NsPath) -> Res
     };
     let plan = node.plan(&spec).await?;
     let descriptor = FlightDescriptor::new_path(path.segments().map(str::to_owned).collect());
-    info::flight_info(node, &plan, &spec, location)
+    info::flight_info(node, &plan, &spec, offer)
         .await
         .map(|info| info.with_descriptor(descriptor))
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | GetFlightInfo, GetSchema, PollFlightInfo | [`describe`], [`info`] |
 //! | ListFlights | [`list`] |
+//! | which sockets these three name | [`offer`] |
 //! | DoGet | [`front`], [`get`], [`raw`], [`wire`], [`ahead`], [`encode`], [`message`], [`buffers`], [`flow`] |
 //! | DoAction, ListActions | [`actions`] |
 //!
@@ -24,7 +25,10 @@ mod info;
 mod list;
 mod message;
 mod observe;
+mod offer;
 mod raw;
+#[cfg(test)]
+pub(crate) mod testing;
 mod wire;
 
 use std::pin::Pin;
@@ -46,9 +50,14 @@ use crate::error::ServiceError;
 use crate::node::Node;
 
 pub use buffers::Buffers;
+#[cfg(test)]
+pub(crate) use encode::schema_bytes;
 pub(crate) use flow::Connection;
 pub use front::{AnswerBody, Front};
 use message::Message;
+pub(crate) use observe::code_name;
+pub use offer::Places;
+use offer::{Offer, Offered};
 
 /// Largest request message, in bytes: tickets and JSON scans; DoPut does not exist yet.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
@@ -59,8 +68,7 @@ type BoxedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct FlightDoor {
     node: Arc<Node>,
-    /// Where this node says it can be reached, `grpc://host:port`; `None` when it does not know a reachable name.
-    location: Option<Arc<str>>,
+    places: Arc<Places>,
     limits: StreamLimits,
     /// One permit for each DoGet stream that may be open.
     streams: Arc<Semaphore>,
@@ -76,12 +84,12 @@ pub struct StreamLimits {
 }
 
 impl FlightDoor {
-    /// The door of `node`, reachable at `location`.
+    /// The door of `node`, reachable at `places`.
     #[must_use]
-    pub fn new(node: Arc<Node>, location: Option<&str>, limits: StreamLimits) -> Self {
+    pub fn new(node: Arc<Node>, places: Places, limits: StreamLimits) -> Self {
         Self {
             node,
-            location: location.map(Into::into),
+            places: Arc::new(places),
             streams: Arc::new(Semaphore::new(limits.max_streams)),
             limits,
         }
@@ -116,10 +124,11 @@ impl FlightDoor {
         .await
     }
 
-    async fn info(&self, descriptor: FlightDescriptor) -> Result<FlightInfo, ServiceError> {
+    async fn info(&self, descriptor: FlightDescriptor, offered: Offered) -> Result<FlightInfo, ServiceError> {
+        let offer = offered?;
         let spec = describe::scan_spec(&descriptor)?;
         let plan = self.node.plan(&spec).await?;
-        info::flight_info(&self.node, &plan, &spec, self.location.as_deref())
+        info::flight_info(&self.node, &plan, &spec, &offer)
             .await
             .map(|info| info.with_descriptor(descriptor))
     }
@@ -163,24 +172,27 @@ impl FlightService for FlightDoor {
     }
 
     async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        let offered = Offer::of(&self.places, &request);
         observe::call("ListFlights", request, |criteria| async move {
-            let flights = list::flights(Arc::clone(&self.node), self.location.clone(), &criteria).await?;
+            let flights = list::flights(Arc::clone(&self.node), offered?, &criteria).await?;
             Ok(Response::new(flights))
         })
         .await
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        let offered = Offer::of(&self.places, &request);
         observe::call("GetFlightInfo", request, |descriptor| async {
-            Ok(Response::new(self.info(descriptor).await?))
+            Ok(Response::new(self.info(descriptor, offered).await?))
         })
         .await
     }
 
     /// A scan is planned from footers alone, so the first answer is already the whole one.
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        let offered = Offer::of(&self.places, &request);
         observe::call("PollFlightInfo", request, |descriptor| async {
-            let info = self.info(descriptor).await?;
+            let info = self.info(descriptor, offered).await?;
             let poll = PollInfo::new().with_info(info).try_with_progress(1.0);
             Ok(Response::new(poll.map_err(|error| ServiceError::Internal {
                 what: error.to_string(),

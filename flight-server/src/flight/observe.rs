@@ -131,7 +131,7 @@ fn with_id<A>(mut outcome: Result<Response<A>, Status>, id: &str) -> Result<Resp
 }
 
 /// The code as gRPC's specification writes it.
-fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

@@ -8,7 +8,6 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use futures::{StreamExt, stream};
 use jetbridge_cache::raw::{Raw, RawFile, RawGroup, RawScan, schema_text};
-use jetbridge_cache::scan::ScanRequest;
 use jetbridge_catalog::path::NsPath;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -17,11 +16,12 @@ use tonic::Status;
 use super::BoxedStream;
 use super::ahead::one_ahead;
 use super::encode::Encoder;
-use super::get::{failed, unsayable};
+use super::get::unsayable;
 use super::message::Message;
 use super::wire::Wire;
 use crate::error::ServiceError;
 use crate::node::Node;
+use crate::redeem::{self, Redeemed};
 
 /// The stream's one column.
 const COLUMN: &str = "parquet";
@@ -59,16 +59,12 @@ struct Answer {
     stream: SchemaRef,
 }
 
-/// The messages that answer `request`, none larger than `limit_bytes`.
+/// The messages that answer a ticket, none larger than `limit_bytes`.
 ///
 /// # Errors
 /// Footers that cannot be read, files that changed.
-pub(super) async fn offer(
-    node: &Arc<Node>,
-    dataset: &NsPath,
-    request: &ScanRequest,
-    limit_bytes: usize,
-) -> Result<Offered, ServiceError> {
+pub(super) async fn offer(redeemed: &Redeemed, limit_bytes: usize) -> Result<Offered, ServiceError> {
+    let Redeemed { node, dataset, request } = redeemed;
     let mut encoder = Encoder::new(&stream_schema(&request.output), limit_bytes).map_err(|error| unsayable(&error))?;
     let most_bytes = u64::try_from(encoder.limit_bytes().saturating_sub(HEADER_BYTES)).unwrap_or(u64::MAX);
     let scan = match node.cache.raw(request, most_bytes).await? {
@@ -103,7 +99,7 @@ impl Answer {
         self.scan
             .read(group)
             .await
-            .map_err(|error| failed(&self.node, &self.dataset, error))
+            .map_err(|error| redeem::failed(&self.node, &self.dataset, error).into())
     }
 
     fn group(&self, at: usize) -> &RawGroup {
