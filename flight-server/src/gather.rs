@@ -222,15 +222,17 @@ mod tests {
         let (near, mut far) = tokio::io::duplex(1 << 20);
         let (mut stream, gathered) = gathering(near);
         let mut read = [0; 100];
-        let writing = std::pin::pin!(async {
-            for _ in 0..10 {
-                stream.write_all(b"frame").await.unwrap();
-                stream.flush().await.unwrap();
-            }
-            let nothing_yet = tokio::time::timeout(std::time::Duration::ZERO, far.read(&mut read)).await;
-            assert!(nothing_yet.is_err(), "written before the connection was done");
-        });
-        gathered.driven(writing).await;
+        {
+            let writing = std::pin::pin!(async {
+                for _ in 0..10 {
+                    stream.write_all(b"frame").await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+                let nothing_yet = tokio::time::timeout(std::time::Duration::ZERO, far.read(&mut read)).await;
+                assert!(nothing_yet.is_err(), "written before the connection was done");
+            });
+            gathered.driven(writing).await;
+        }
         assert_eq!(far.read(&mut read).await.unwrap(), 50);
     }
 

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, GenericListArray, Int64Array, MapArray, NullArray,
+    ArrayRef, BinaryArray, BooleanArray, FixedSizeListArray, GenericListArray, Int64Array, MapArray, NullArray,
     OffsetSizeTrait, RecordBatch, StringArray, StructArray, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
