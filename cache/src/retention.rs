@@ -1,7 +1,7 @@
 //! What may be kept of which files, for how long, and how much: told from outside, asked by the tiers.
 //!
 //! The cache knows files by their URIs, so what is said of a mount holds for the URIs below it; of two that contain a
-//! file, the longer one counts that says anything. Nothing said, nothing bounded.
+//! file, the longer one counts. Nothing said, nothing bounded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,10 +123,11 @@ pub(crate) struct Retentions(Arc<RwLock<Arc<[Retention]>>>);
 impl Retentions {
     /// Says something else from now on.
     pub(crate) fn set(&self, mut retentions: Vec<Retention>) {
-        // What says nothing hides nothing.
-        retentions.retain(|said| said.ttl.is_some() || said.quota_bytes.is_some() || !said.rules.is_empty());
-        // The longest first, so that the first that contains a file is the one that counts.
-        retentions.sort_by_key(|said| std::cmp::Reverse(said.uri.len()));
+        // The longest first, so that the first that contains a file is the one that counts, also where it says nothing: a
+        // mount of a part is the way to take the part out of what the whole is bound by. Of equal ones, one that says
+        // something.
+        let says_nothing = |said: &Retention| said.ttl.is_none() && said.quota_bytes.is_none() && said.rules.is_empty();
+        retentions.sort_by_key(|said| (std::cmp::Reverse(said.uri.len()), says_nothing(said)));
         *self.0.write() = retentions.into();
     }
 
@@ -181,17 +182,5 @@ mod tests {
         assert_eq!(retentions.shortest(), Some(Duration::from_secs(60)));
         let (lake, bucket) = (retentions.of("s3://b/lake/a"), retentions.of("s3://b/a"));
         assert_ne!(lake.quota.unwrap().scope, bucket.quota.unwrap().scope);
-    }
-
-    #[test]
-    fn what_says_nothing_hides_nothing() {
-        let retentions = Retentions::default();
-        let silent = Retention {
-            uri: "s3://b/lake".to_owned(),
-            ..Retention::default()
-        };
-        retentions.set(vec![silent, said("s3://b", &[])]);
-        let minute = Keep::OnReuse(Some(Duration::from_secs(60)));
-        assert_eq!(retentions.of("s3://b/lake/a").keep, minute);
     }
 }

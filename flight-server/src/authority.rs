@@ -26,8 +26,9 @@ const MAX_HEADER_FRAME_BYTES: usize = 64 << 10;
 const HEADERS: u8 = 1;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
-/// The place of `:authority` in the static table.
-const AUTHORITY: usize = 1;
+/// The field, by its name and by its place in the static table. C core writes the name out.
+const AUTHORITY: &[u8] = b":authority";
+const AUTHORITY_INDEX: usize = 1;
 /// What is read at once: requests are small.
 const READ_BYTES: usize = 16 << 10;
 
@@ -211,11 +212,15 @@ impl Block<'_> {
             0x20.. => return self.number(5).map(|_| ()),
             _ => self.number(4)?,
         };
-        if name == 0 {
-            self.text()?;
-        }
+        let is_authority = match name {
+            0 => {
+                let (from, to, is_plain) = self.text()?;
+                is_plain && self.bytes.get(from..to)? == AUTHORITY
+            }
+            index => index == AUTHORITY_INDEX,
+        };
         let (from, to, is_plain) = self.text()?;
-        if name == AUTHORITY && is_plain {
+        if is_authority && is_plain {
             let value = self.bytes.get_mut(from..to)?;
             value
                 .iter_mut()
@@ -269,17 +274,21 @@ mod tests {
         [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
     }
 
-    /// A header block as C core sends it: an indexed field, a text with its name, the authority, one more with an index.
+    /// A header block: what C core begins its own with (the path and the authority by name, then indexed fields), and the
+    /// authority by its index, never to be indexed, as others write it.
     fn block(authority: &str) -> Vec<u8> {
         let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
         [
-            vec![0x83, 0x40],
-            text("x-%-name"),
-            text("50%"),
-            vec![0x41],
+            vec![0x40],
+            text(":path"),
+            text("/arrow.flight.protocol.FlightService/50%"),
+            vec![0x40],
+            text(":authority"),
             text(authority),
-            vec![0x0f, 0x2f],
+            vec![0x83, 0x86, 0x3f, 0xe1, 0x1f, 0x0f, 0x2f],
             text("100%"),
+            vec![0x11],
+            text(authority),
         ]
         .concat()
     }

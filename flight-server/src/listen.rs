@@ -5,7 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -87,7 +88,12 @@ impl Socket for TcpStream {
 
 impl Socket for UnixStream {
     async fn first_bytes(&self) -> io::Result<()> {
-        self.readable().await
+        // A new unix socket is reported readable before anything has come, so its bytes are looked at.
+        let looked = self.async_io(Interest::READABLE, || {
+            recv(self, &mut [0_u8; 1], RecvFlags::PEEK)?;
+            Ok(())
+        });
+        looked.await
     }
 }
 
@@ -132,7 +138,21 @@ async fn pause_after(error: &io::Error) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_unix_socket_is_not_taken_to_have_spoken_before_it_has() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let mut first = std::pin::pin!(server.first_bytes());
+        let early = tokio::time::timeout(Duration::from_millis(50), first.as_mut()).await;
+        assert!(early.is_err(), "nothing has come");
+        client.write_all(b"x").await.unwrap();
+        first.await.unwrap();
+        let mut byte = [0];
+        assert_eq!(server.try_read(&mut byte).unwrap(), 1, "it is left to be read");
+    }
 
     #[test]
     fn only_loopback_and_unix_sockets_are_this_host() {

@@ -72,12 +72,14 @@ def run(work_dir: Path, scale_factor: float, rounds: int) -> list[report.Line]:
 def measured(sides: dict[str, tuple[Callable[[str], pa.Table], str]], rounds: int) -> dict[str, list[Summed]]:
     """So many reads of each side."""
     found: dict[str, list[Summed]] = {name: [] for name in sides}
+    sums: Sums = {}
     with contextlib.ExitStack() as stack:
         clients = {name: stack.enter_context(contextlib.closing(Client(fresh=False))) for name in sides}
         for number in range(rounds + 1):
             for name, (read, place) in sides.items():
                 one = clients[name].call(summed, read, place)
-                assert number == 0 or one.sums == found.get(SHARED, [one])[0].sums, f"{name} has other sums"
+                sums = sums or one.sums
+                assert one.sums == sums, f"{name} has other sums"
                 if number:
                     found[name].append(one)
             if number:

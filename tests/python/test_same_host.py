@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -27,6 +28,7 @@ from harness.metrics import total
 from harness.server import Server
 
 ROWS = 300_000
+MAX_CONNECTIONS = 256
 WAIT_S = 15.0
 # A client that reads a ticket as shared memory, says so, and waits to be killed.
 READER = """
@@ -179,6 +181,37 @@ def test_a_client_that_dies_holds_nothing(serving: Server) -> None:
         reader.wait(WAIT_S)
     eventually(lambda: leased_bytes(serving) == 0)
     assert fetch(serving.client, by_path("/lake")).table.num_rows == ROWS
+
+
+def test_clients_that_say_nothing_whole_are_dropped(serving: Server) -> None:
+    path = serving.data_dir / "memory.sock"
+    with Connection(path) as silent, Connection(path) as halting, Connection(path) as idle:
+        halting.socket.sendall(b"\x05\x00")
+        idle.say(release=[])
+        begun = time.monotonic()
+        for dropped in (silent, halting):
+            with pytest.raises((EOFError, ConnectionError)):
+                dropped.hear()
+        assert 8 < time.monotonic() - begun < WAIT_S
+        info = serving.client.get_flight_info(by_path("/lake"))
+        assert sum(batch["rows"] for batch in idle.get(info.endpoints[0].ticket.ticket)) == ROWS
+
+
+def test_further_connections_wait(serving: Server) -> None:
+    path = serving.data_dir / "memory.sock"
+    with contextlib.ExitStack() as others, Connection(path) as first:
+        first.say(release=[])
+        for _ in range(MAX_CONNECTIONS - 1):
+            others.enter_context(Connection(path)).say(release=[])
+        eventually(lambda: total(serving.admin_uri, "jetbridge_memory_connections") == MAX_CONNECTIONS)
+        one_more = others.enter_context(Connection(path))
+        one_more.say(get={"ticket": ""})
+        one_more.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            one_more.hear()
+        first.socket.close()
+        one_more.socket.settimeout(WAIT_S)
+        assert one_more.hear().said["code_name"] == "UNAUTHENTICATED"
 
 
 def test_sockets_are_private_and_go_with_the_server(serving: Server) -> None:

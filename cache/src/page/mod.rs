@@ -8,6 +8,7 @@
 //! This file is the contract of what keeps pages; [`PageTier`] is the way in.
 
 mod disk;
+mod keeping;
 mod memory;
 mod reading;
 mod runs;

@@ -17,6 +17,7 @@ use rayon::ThreadPoolBuildError;
 use tokio::sync::Semaphore;
 
 use super::PageStore;
+use super::keeping::{Keeping, Load};
 use super::reading::Reading;
 use super::runs::{bytes_of, coalesce, pages_of};
 use crate::counters::{self, Lookups, Tally, Tier};
@@ -81,6 +82,7 @@ struct Inner {
     flights: Flights<(FileId, PageIndex), Landed>,
     in_flight: Room,
     unwritten: Room,
+    keeping: Keeping,
     /// Keeps pages while few wait, when the processor has nothing better to do: a reader's time comes first.
     keeper: CpuPool,
     retentions: Retentions,
@@ -144,6 +146,7 @@ impl PageTier {
             store,
             config,
             flights: Flights::default(),
+            keeping: Keeping::default(),
             keeper: CpuPool::behind("keep-pages")?,
             retentions,
             fetched_bytes: AtomicU64::new(0),
@@ -189,8 +192,9 @@ impl PageTier {
         pages.iter().all(|&page| self.0.store.contains(id, page))
     }
 
-    /// Drops every page of a file version, and says how many bytes that was; loads in flight may still bring some back.
+    /// Drops every page of a file version, and says how many bytes that was; what is being loaded now is not kept.
     pub async fn remove_file(&self, file: FileId) -> u64 {
+        self.0.keeping.remove(file);
         let store = Arc::clone(&self.0.store);
         self.0.unblocked(move || store.remove_file(file)).await.unwrap_or(0)
     }
@@ -347,7 +351,8 @@ impl Inner {
     ) -> Flight<Landed> {
         let load = Arc::clone(self).load(file.clone(), bytes);
         let (tier, key) = (Arc::clone(self), file.key.clone());
-        boarding.begin(keys, load, move |landed| tier.keep(key, landed))
+        let underway = self.keeping.begin(key.id());
+        boarding.begin(keys, load, move |landed| tier.keep(key, landed, underway))
     }
 
     /// Bytes that a page of a file has.
@@ -377,7 +382,7 @@ impl Inner {
     }
 
     /// Offers what landed to the store of pages.
-    async fn keep(self: Arc<Self>, file: FileKey, landed: Landed) {
+    async fn keep(self: Arc<Self>, file: FileKey, landed: Landed, underway: Load) {
         let Ok(run) = landed else { return };
         if self.retentions.of(&file.uri).keep == Keep::Never {
             return;
@@ -388,7 +393,11 @@ impl Inner {
         };
         let first = PageIndex(run.offset / self.config.page_size_bytes);
         let store = Arc::clone(&self.store);
-        let put = move || store.put(&file, first, &run.bytes);
+        let put = move || {
+            if underway.is_wanted() {
+                store.put(&file, first, &run.bytes);
+            }
+        };
         // Once many wait, keeping them is as urgent as anything: what finds no room is not kept, and asked for again.
         if self.store.blocks() && !self.unwritten.is_half_taken() {
             // What panicked has kept nothing, and the next read asks for it again.

@@ -1,6 +1,7 @@
 //! DoGet as the tests of other modules use it: what a client of the door gets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow_flight::Ticket;
@@ -9,12 +10,16 @@ use arrow_flight::error::FlightError;
 use futures::TryStreamExt;
 
 use super::message::Message;
-use super::{FlightDoor, Places};
+use super::{FlightDoor, Places, StreamLimits};
 use crate::node::Node;
 
 /// The batches of a ticket.
 pub(crate) async fn do_get(node: &Arc<Node>, ticket: &[u8]) -> Vec<RecordBatch> {
-    let door = FlightDoor::new(Arc::clone(node), Places::default());
+    let limits = StreamLimits {
+        max_streams: 64,
+        stall_timeout: Duration::from_secs(60),
+    };
+    let door = FlightDoor::new(Arc::clone(node), Places::default(), limits);
     let request = tonic::Request::new(Ticket::new(ticket.to_vec()));
     let messages = door.messages(request).await.unwrap().into_inner();
     let data = messages.map_ok(Message::into_flight_data).map_err(FlightError::from);

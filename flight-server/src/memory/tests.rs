@@ -1,6 +1,8 @@
 //! The protocol's promises, each by a test: a real node over Parquet files, its socket, and the client.
 
-use std::io::{Read, Write};
+mod raw;
+
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::net::UnixListener;
 use tokio::task::block_in_place;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::raw::{frame, get, hear, hear_stream, say};
 use super::client::{Client, ClientError};
 use super::serve::{Door, serve};
 use crate::config::{self, ConfigFlags, Machine};
@@ -567,47 +570,4 @@ fn the_deepest_schema_can_be_described() {
     });
     let text = serde_json::to_string(&header).unwrap();
     assert_eq!(serde_json::from_str::<super::wire::Answer>(&text).unwrap(), header);
-}
-
-fn frame(header: &[u8], inline_bytes: u32) -> Vec<u8> {
-    let header_bytes = u32::try_from(header.len()).unwrap();
-    [&header_bytes.to_le_bytes(), &inline_bytes.to_le_bytes(), header].concat()
-}
-
-fn get(ticket: &[u8]) -> String {
-    use base64::Engine as _;
-    let ticket = base64::engine::general_purpose::STANDARD.encode(ticket);
-    format!(r#"{{"get":{{"ticket":"{ticket}"}}}}"#)
-}
-
-fn say(stream: &mut UnixStream, header: &str) {
-    stream.write_all(&frame(header.as_bytes(), 0)).unwrap();
-}
-
-/// The next header; descriptors and inline bytes are dropped. None where the connection ends.
-fn hear(stream: &mut UnixStream) -> Option<String> {
-    let mut prefix = [0; 8];
-    stream.read_exact(&mut prefix).ok()?;
-    let length = |at: usize| {
-        u32::from_le_bytes(prefix[at..at + 4].try_into().unwrap())
-            .try_into()
-            .unwrap()
-    };
-    let (mut header, mut inline) = (vec![0; length(0)], vec![0; length(4)]);
-    stream.read_exact(&mut header).ok()?;
-    stream.read_exact(&mut inline).ok()?;
-    Some(String::from_utf8(header).unwrap())
-}
-
-/// The headers up to the end of a stream, or of the connection.
-fn hear_stream(stream: &mut UnixStream) -> Vec<String> {
-    let mut headers = Vec::new();
-    while let Some(header) = hear(stream) {
-        let is_last = header.starts_with(r#"{"end""#) || header.starts_with(r#"{"error""#);
-        headers.push(header);
-        if is_last {
-            break;
-        }
-    }
-    headers
 }
