@@ -27,13 +27,15 @@ RAW_LIMIT_BYTES = 1 << 30
 # pyarrow's own bound on what it takes is lifted.
 ANY_SIZE = [("grpc.max_receive_message_length", -1)]
 
-# Bits a second from which on plain Arrow is the fastest form; below it is `raw`.
-ARROW_FROM_BITS_PER_S = 10e9
+# For clients that cannot decode Parquet: above this many bits a second compressing takes longer than it saves.
+COMPRESS_BELOW_BITS_PER_S = 3.5e9
 
 
-def wire_for(bits_per_s: float) -> str:
-    """The form for a link of this speed, for a client that can decode Parquet."""
-    return "arrow" if bits_per_s >= ARROW_FROM_BITS_PER_S else "raw"
+def wire_for(bits_per_s: float, decodes: bool = True) -> str:
+    """The form for a link of this speed; `decodes`: the client decodes Parquet, and has a core to spare for it."""
+    if decodes:
+        return "raw"
+    return "lz4" if bits_per_s < COMPRESS_BELOW_BITS_PER_S else "arrow"
 
 
 @dataclass
