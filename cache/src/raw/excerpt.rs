@@ -12,7 +12,7 @@
 //! | codecs, encodings, counts, sizes | kept |
 //! | `created_by` | kept: readers work around faults of writers by it |
 //! | key-value metadata | kept; `ARROW:schema` is cut to the columns, or left out where its fields are not the file's |
-//! | statistics, page indexes, Bloom filters, sorting columns | left out: whoever reads the file reads all of it, and indexes lie outside the chunks |
+//! | statistics, page indexes, Bloom filters, sorting columns | left out: the reader reads all, and indexes lie elsewhere |
 
 use std::collections::BTreeSet;
 use std::ops::Range;
