@@ -116,11 +116,15 @@ def test_what_one_stalled_stream_of_a_connection_waits_for_does_not_stop_the_oth
     ticket = plan(server.client, "/n", columns=["n"]).endpoints[0].ticket
     stalled = server.client.do_get(ticket)
     stalled.read_chunk()
-    began = time.monotonic()
-    while time.monotonic() - began < 3 * STALL_S:
+    began, read_streams = time.monotonic(), 0
+    # A client widens its windows while other streams are fast, and takes a little more of this one each time.
+    while not total(server.admin_uri, "jetbridge_flight_streams_stalled_total"):
+        assert time.monotonic() - began < WAIT_S, "the stream is not seen to stall"
         batches, _ = drain(server.client.do_get(ticket))
         assert sum(batch.num_rows for batch in batches) > 0
-    assert total(server.admin_uri, "jetbridge_flight_streams_stalled_total") == 1
+        read_streams += 1
+    assert read_streams > 0
+    assert drain(server.client.do_get(ticket))[0], "the connection goes on"
     del stalled
 
 
