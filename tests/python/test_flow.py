@@ -79,7 +79,7 @@ def test_a_client_that_comes_back_gets_every_row(
     batches = [reader.read_chunk().data]
     for pauses in (1, 2):
         # Half of the stall timeout after the last byte left.
-        wait_until(lambda: total(admin, "jetbridge_flight_streams_paused_total") == pauses, "the scan is paused")
+        wait_until(lambda n=pauses: total(admin, "jetbridge_flight_streams_paused_total") == n, "the scan is paused")
         wait_until(lambda: held(server)[1] < 2**23, "what it held is given back")
         batches += [reader.read_chunk().data for _ in range(20)]
     batches += drained(reader)
