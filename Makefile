@@ -21,15 +21,25 @@ REQUIREMENTS := tests/requirements.txt tests/requirements-lint.txt
 ENV_HASH := $(shell { cat $(REQUIREMENTS); $(PYTHON) --version; } 2>&1 | sha256sum | cut -c1-16)
 LINT_READY := $(JETBRIDGE_VENV)/.ready-lint-$(ENV_HASH)
 READY := $(JETBRIDGE_VENV)/.ready-$(ENV_HASH)
+# PyTorch has an environment of its own: not everybody wants its gigabytes.
+TORCH_VENV ?= $(TARGET_DIR)/venv-torch
 PIP := $(VENV_PYTHON) -m pip --disable-pip-version-check --no-input --quiet
 
 # One feature set and one profile for everything, so that nothing is compiled twice.
 BUILD := cargo build --release --locked --workspace
 
+# The wheel is made of the library that the build above has made: with these, maturin asks cargo for the very same, and
+# nothing is compiled again.
+WHEELS := $(TARGET_DIR)/wheels
+export JETBRIDGE_TEST_WHEELS := $(WHEELS)
+MATURIN := $(JETBRIDGE_VENV)/bin/maturin build --manifest-path python/Cargo.toml --release --locked --auditwheel skip
+
 # The size of the demo's and the benchmark's TPC-H data; 1 is 6 million rows of lineitem.
 SF ?= 1
 # More words for pytest, e.g. `make test PYTEST="-k types -x"`.
 PYTEST ?=
+# More words for the benchmark, e.g. `make bench BENCH="--only sql --rounds 3"`.
+BENCH ?=
 # More words for `jetbridge serve`, e.g. `make serve SERVE="--mount /lake=file:///data"`.
 SERVE ?=
 
@@ -47,33 +57,61 @@ build: ## Builds the jetbridge program (release profile)
 demo: build $(READY) ## From nothing to the main job: makes TPC-H data, serves it, reads it by Flight, compares
 	@$(VENV_PYTHON) tests/demo/demo.py --scale-factor $(SF) --work-dir $(TARGET_DIR)/demo
 
+.PHONY: wheel
+wheel: $(READY) ## Builds the Python wheel, client and server in one, into the build folder
+	@$(BUILD)
+	rm -rf $(WHEELS)
+	$(MATURIN) --interpreter $(VENV_PYTHON) --compression-level 1 --out $(WHEELS)
+
+.PHONY: python-package
+python-package: wheel ## Installs the wheel into the tests' environment
+	@$(PIP) install --no-deps --no-index --force-reinstall $(WHEELS)/jetbridge-*.whl
+
+.PHONY: test-torch
+test-torch: python-package ## The tests of jetbridge.torch, in an environment of their own (5 GB); JETBRIDGE_TORCH=no: without
+	@$(PYTHON) tests/torch/run.py --venv $(TORCH_VENV) --wheels $(WHEELS) -- $(PYTEST)
+
 .PHONY: test
-test: test-rust build $(READY) ## Every test, Rust and Python, but those marked long
+test: test-rust python-package test-torch ## Every test, Rust and Python, but those marked long
 	@$(VENV_PYTHON) -m pytest -c tests/python/pytest.ini -m "not long" $(PYTEST) tests/python
 
 .PHONY: test-rust
-test-rust: ## The Rust tests alone
-	@cargo test --release --locked --workspace
+test-rust: $(READY) ## The Rust tests alone
+	@if etcd=$$($(VENV_PYTHON) -m harness.etcd); then export JETBRIDGE_TEST_ETCD_BINARY="$$etcd"; fi
+	cargo test --release --locked --workspace
 
 .PHONY: test-long
-test-long: build $(READY) ## The Python tests that need minutes or gigabytes
+test-long: python-package ## The Python tests that need minutes or gigabytes
 	@$(VENV_PYTHON) -m pytest -c tests/python/pytest.ini -m long $(PYTEST) tests/python
 
 .PHONY: bench
-bench: $(READY) ## Measures ratios against plain programs, side by side; writes JSON and a Markdown table
+bench: python-package ## Measures ratios against what else does the work, side by side; writes JSON and a Markdown table
 	@$(BUILD) --bins --examples
-	$(VENV_PYTHON) tests/bench/bench.py --scale-factor $(SF) --work-dir $(TARGET_DIR)/bench
+	$(VENV_PYTHON) tests/bench/bench.py --scale-factor $(SF) --work-dir $(TARGET_DIR)/bench \
+		--torch-venv $(TORCH_VENV) --wheels $(WHEELS) $(BENCH)
 
 .PHONY: serve
 serve: build ## Runs a server with its data in the build folder; SERVE adds words to the command line
 	@exec $(JETBRIDGE_BIN) serve --data-dir $(TARGET_DIR)/serve $(SERVE)
 
 .PHONY: lint
-lint: $(LINT_READY) ## Formatting and lints, Rust and Python
+lint: $(LINT_READY) python-package ## Formatting, lints and types, Rust and Python
 	@cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- --deny warnings
-	$(VENV_PYTHON) -m ruff check --config tests/ruff.toml tests
-	$(VENV_PYTHON) -m ruff format --check --config tests/ruff.toml tests
+	$(VENV_PYTHON) -m ruff check --config tests/ruff.toml tests python
+	$(VENV_PYTHON) -m ruff format --check --config tests/ruff.toml tests python
+	$(VENV_PYTHON) -m mypy --config-file python/pyproject.toml python/jetbridge
+	# Where there is the environment with torch, what is said of torch is checked too.
+	checked=$(VENV_PYTHON)
+	if [[ -x $(TORCH_VENV)/bin/python ]]; then checked=$(TORCH_VENV)/bin/python; fi
+	$(VENV_PYTHON) -m pyright --project python/pyproject.toml --pythonpath "$$checked"
+	$(VENV_PYTHON) -m mypy.stubtest --mypy-config-file python/pyproject.toml --allowlist python/stubtest.allow \
+		jetbridge
+
+.PHONY: docs
+docs: $(LINT_READY) python-package ## The Python package's reference, as HTML in the build folder
+	@$(VENV_PYTHON) -m pdoc --docformat google --no-show-source --output-directory $(TARGET_DIR)/docs jetbridge
+	@printf '%s\n' '$(TARGET_DIR)/docs/jetbridge.html'
 
 $(READY):
 	@rm -rf $(JETBRIDGE_VENV)

@@ -14,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use futures::TryStreamExt;
 use jetbridge_cache::key::RowGroup;
 use jetbridge_cache::page::OpenFile;
-use jetbridge_cache::scan::{ScanRequest, Split};
+use jetbridge_cache::scan::{Ahead, ScanRequest, Split};
 use jetbridge_cache::ufs::{StoreSpec, Ufs, UfsContext, UfsLimits};
 use jetbridge_cache::{Cache, CacheConfig};
 
@@ -75,6 +75,8 @@ async fn open_files(cache: &Cache, folder: &Path) -> Result<Files, Box<dyn Error
             key: ufs.key_of(&object),
             path: object.path,
             ufs: ufs.clone(),
+            peers: None,
+            errand: None,
         };
         let footer = cache.footer(&file).await?;
         files.push((file, Arc::clone(&footer.schema), footer.row_groups.len()));
@@ -103,9 +105,12 @@ async fn read(cache: &Cache, files: &Files, schema: &SchemaRef) -> Result<(usize
         read: Arc::clone(schema),
         output: Arc::clone(schema),
         filter: None,
+        sieve: None,
         limit: None,
         skip: 0,
         batch_bytes: BATCH_BYTES,
+        is_mapped: false,
+        ahead: Ahead::Far,
     });
     let (mut rows, mut bytes) = (0, 0);
     while let Some(given) = batches.try_next().await? {

@@ -1,7 +1,7 @@
 //! The byte budget of a worker: one number for all that it holds in memory.
 //!
 //! ```text
-//! capacity = pages in memory + decoded chunks + raw bytes and windows of scans + bytes queued to clients + free
+//! capacity = pages in memory + decoded chunks + raw bytes and windows of scans + bytes queued to clients + queries + free
 //! ```
 //! What loads from storage take at most is set aside beforehand, and no part of the capacity.
 //! Whoever takes memory that lasts, or much of it, reserves it first. A reservation that does not fit makes the caches
@@ -34,11 +34,13 @@ pub enum Purpose {
     Chunks,
     /// Raw bytes and batches of scans that are under way.
     Scans,
+    /// What queries hold besides: hash tables, sorted rows.
+    Queries,
 }
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Pages, Self::Chunks, Self::Scans];
+    pub const ALL: [Self; 4] = [Self::Pages, Self::Chunks, Self::Scans, Self::Queries];
 
     /// The purpose in one word, as metrics name it.
     #[must_use]
@@ -47,6 +49,7 @@ impl Purpose {
             Self::Pages => "pages",
             Self::Chunks => "chunks",
             Self::Scans => "scans",
+            Self::Queries => "queries",
         }
     }
 
@@ -55,6 +58,7 @@ impl Purpose {
             Self::Pages => 0,
             Self::Chunks => 1,
             Self::Scans => 2,
+            Self::Queries => 3,
         }
     }
 }
@@ -101,7 +105,7 @@ pub struct Budget(Arc<Inner>);
 struct Inner {
     capacity_bytes: u64,
     patience: Duration,
-    state: Mutex<[u64; 3]>,
+    state: Mutex<[u64; 4]>,
     freed: Notify,
     queue: tokio::sync::Mutex<()>,
     caches: RwLock<Vec<Arc<dyn Yielding>>>,
@@ -252,6 +256,18 @@ impl Reservation {
     pub fn absorb(&mut self, mut other: Self) {
         debug_assert_eq!(self.purpose, other.purpose, "bytes are counted by their purpose");
         self.bytes += std::mem::take(&mut other.bytes);
+    }
+
+    /// So many of its bytes as a reservation of their own; fewer where it has fewer.
+    #[must_use]
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self {
+            budget: self.budget.clone(),
+            bytes,
+            purpose: self.purpose,
+        }
     }
 
     /// Gives back what is more than `bytes`; never grows.

@@ -48,6 +48,13 @@ impl Cache {
         held
     }
 
+    /// The file versions of which pages are being loaded, or wait to be kept: whoever lets go of a file lets go of these too,
+    /// or they are held a moment later.
+    #[must_use]
+    pub fn arriving_files(&self) -> Vec<FileKey> {
+        self.engine.pages.arriving()
+    }
+
     /// What is held of a file version.
     #[must_use]
     pub fn held_file(&self, key: FileKey) -> HeldFile {
@@ -73,7 +80,7 @@ impl Cache {
         }
         let groups = u32::try_from(footer.row_groups.len()).unwrap_or(u32::MAX);
         let columns = footer.schema.fields().iter().enumerate().map(|(root, field)| {
-            let column = SelectedColumn::new(&footer.schema, root, field.data_type());
+            let column = SelectedColumn::new(&footer, root, field.data_type());
             let (mut bytes, mut raw_bytes) = (0, 0);
             for group in (0..groups).map(RowGroup) {
                 for (_, range) in leaf_ranges(&footer, group, std::iter::once(&column)) {

@@ -14,15 +14,15 @@
 //! without pinning the file's version.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, FixedSizeListArray, GenericByteViewArray, GenericListArray, MapArray, OffsetSizeTrait,
     RecordBatch, StructArray,
 };
-use arrow::datatypes::{ByteViewType, DataType, FieldRef, Schema};
+use arrow::datatypes::{ByteViewType, DataType, FieldRef};
 use arrow::error::ArrowError;
-use bytes::Bytes;
 use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, RowGroups, RowSelection, RowSelector};
 use parquet::column::page::{PageIterator, PageReader};
@@ -33,7 +33,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::dialect::leaves_of;
 use crate::footer::Footer;
 use crate::key::{to_u64, to_usize};
-use crate::pages::{PageDecoder, PageLimit};
+use crate::pages::{ChunkBytes, PageDecoder, PageLimit};
 
 /// One root column of a file, and which of its leaf columns are wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,14 +45,19 @@ pub(crate) struct SelectedColumn {
 }
 
 impl SelectedColumn {
-    /// The leaves of `have`, the file's column at `root`, that it takes to give `wanted`.
-    pub(crate) fn new(file: &Schema, root: usize, wanted: &DataType) -> Self {
-        let before: usize = file.fields()[..root]
-            .iter()
-            .map(|field| leaves_of(field.data_type()))
-            .sum();
+    /// The leaves of the file's column at `root` that it takes to give `wanted`.
+    pub(crate) fn new(footer: &Footer, root: usize, wanted: &DataType) -> Self {
+        Self::of(
+            footer.schema.field(root).data_type(),
+            (root, footer.first_leaf(root)),
+            wanted,
+        )
+    }
+
+    /// The same of a column of type `have`, at this position, whose first leaf is at that one.
+    fn of(have: &DataType, (root, first): (usize, usize), wanted: &DataType) -> Self {
         let mut leaves = Vec::new();
-        select(file.field(root).data_type(), wanted, before, &mut leaves);
+        select(have, wanted, first, &mut leaves);
         Self { root, leaves }
     }
 
@@ -74,7 +79,7 @@ pub(crate) struct RowGroupBytes {
     /// Position of the row group.
     pub(crate) row_group: usize,
     /// The column chunks that were read, by leaf column.
-    pub(crate) chunks: HashMap<usize, Bytes>,
+    pub(crate) chunks: HashMap<usize, ChunkBytes>,
     /// Largest page after decompression.
     pub(crate) page_limit: Arc<PageLimit>,
 }
@@ -87,6 +92,8 @@ pub(crate) struct ColumnDecoder {
     stride_rows: usize,
     /// What strides may grow to.
     longest_stride_rows: usize,
+    /// The rows to decode, where these are not the first ones: then rows are counted among them alone.
+    wanted: Option<Vec<Range<usize>>>,
     rows_done: usize,
     rows: usize,
 }
@@ -102,11 +109,12 @@ const GROW: usize = 4;
 const STRIDE_ALIGN_ROWS: usize = 64;
 
 impl ColumnDecoder {
-    /// Opens `columns`, whose bytes must all be in `source`.
+    /// Opens `columns`, whose bytes must all be in `source`, for these rows, ascending; for all where none.
     pub(crate) fn open(
         source: Arc<RowGroupBytes>,
         mut columns: Vec<SelectedColumn>,
         stride_rows: usize,
+        wanted: Option<&[Range<usize>]>,
     ) -> Result<Self, ArrowError> {
         columns.sort_by_key(|column| column.root);
         let rows = usize::try_from(
@@ -124,13 +132,15 @@ impl ColumnDecoder {
         } else {
             longest_stride_rows
         };
-        let reader = open_reader(&chunks, &columns, stride_rows, 0..rows)?;
+        let rows = wanted.map_or(rows, |wanted| wanted.iter().map(Range::len).sum());
+        let reader = open_reader(&chunks, &columns, stride_rows, (wanted, 0..rows))?;
         Ok(Self {
             source,
             columns,
             reader,
             stride_rows,
             longest_stride_rows,
+            wanted: wanted.map(<[_]>::to_vec),
             rows_done: 0,
             rows,
         })
@@ -183,7 +193,8 @@ impl ColumnDecoder {
     fn go_on(&mut self, stride_rows: usize) -> Result<(), ArrowError> {
         self.stride_rows = stride_rows;
         let chunks = Chunks::open(&self.source, &self.columns)?;
-        self.reader = open_reader(&chunks, &self.columns, stride_rows, self.rows_done..self.rows)?;
+        let rows = (self.wanted.as_deref(), self.rows_done..self.rows);
+        self.reader = open_reader(&chunks, &self.columns, stride_rows, rows)?;
         Ok(())
     }
 }
@@ -196,25 +207,42 @@ fn open_reader(
     chunks: &Chunks<'_>,
     columns: &[SelectedColumn],
     stride_rows: usize,
-    rows: std::ops::Range<usize>,
+    (wanted, rows): (Option<&[Range<usize>]>, Range<usize>),
 ) -> Result<ParquetRecordBatchReader, ArrowError> {
     let leaves: Vec<usize> = columns
         .iter()
         .flat_map(|column| column.leaves.iter().copied())
         .collect();
     let levels = chunks.source.footer.dialect.levels(&leaves)?;
-    let selection = (rows.start > 0).then(|| {
+    let from_start = || {
         RowSelection::from(vec![
             RowSelector::skip(rows.start),
             RowSelector::select(rows.end - rows.start),
         ])
-    });
+    };
+    let selection = match wanted {
+        Some(wanted) => Some(RowSelection::from_consecutive_ranges(
+            behind(wanted, rows.start).into_iter(),
+            chunks.num_rows(),
+        )),
+        None => (rows.start > 0).then(from_start),
+    };
     Ok(ParquetRecordBatchReader::try_new_with_row_groups(
         &levels,
         chunks,
         stride_rows.min(rows.end.max(1)),
         selection,
     )?)
+}
+
+/// What is left of ranges without their first `rows` rows.
+fn behind(ranges: &[Range<usize>], mut rows: usize) -> Vec<Range<usize>> {
+    let left = ranges.iter().map(|range| {
+        let skipped = rows.min(range.len());
+        rows -= skipped;
+        range.start + skipped..range.end
+    });
+    left.filter(|range| !range.is_empty()).collect()
 }
 
 /// The column chunks of one reader, each given once.
@@ -233,14 +261,16 @@ impl<'a> Chunks<'a> {
         })
     }
 
-    /// Rows of which no column has more than [`STRIDE_BYTES_LIMIT`] by the words of its dictionary; at most `asked`.
+    /// Rows of which all columns together have no more than about [`STRIDE_BYTES_LIMIT`], by the words of their dictionaries;
+    /// at most `asked`.
     fn safe_stride(&mut self, asked: usize) -> ParquetResult<usize> {
-        let mut stride = asked;
-        for pages in self.pages.get_mut().values_mut() {
-            let fits = to_u64(STRIDE_BYTES_LIMIT / asked);
-            let longest = to_usize(pages.longest_word(fits)?).max(1);
-            stride = stride.min((STRIDE_BYTES_LIMIT / longest).max(1));
+        let columns = self.pages.get_mut();
+        let fits = to_u64(STRIDE_BYTES_LIMIT / asked / columns.len().max(1));
+        let mut row_bytes = 0_usize;
+        for pages in columns.values_mut() {
+            row_bytes = row_bytes.saturating_add(to_usize(pages.longest_word(fits)?));
         }
+        let stride = asked.min((STRIDE_BYTES_LIMIT / row_bytes.max(1)).max(1));
         Ok(if stride > STRIDE_ALIGN_ROWS {
             stride / STRIDE_ALIGN_ROWS * STRIDE_ALIGN_ROWS
         } else {
@@ -274,6 +304,11 @@ impl RowGroups for Chunks<'_> {
 }
 
 impl RowGroupBytes {
+    /// Whether only pages of some rows were read: others cannot be decoded.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.chunks.values().any(|chunk| matches!(chunk, ChunkBytes::Parts(_)))
+    }
+
     fn group(&self) -> &RowGroupMetaData {
         self.footer.metadata.row_group(self.row_group)
     }
@@ -463,8 +498,7 @@ mod tests {
     }
 
     fn selected(have: &DataType, wanted: &DataType) -> Vec<usize> {
-        let schema = Schema::new(vec![leaf("before"), Field::new("c", have.clone(), true)]);
-        SelectedColumn::new(&schema, 1, wanted).leaves
+        SelectedColumn::of(have, (1, 1), wanted).leaves
     }
 
     #[test]

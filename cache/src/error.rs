@@ -93,6 +93,12 @@ impl ReadError {
         }
     }
 
+    /// Whether it was read for an errand that was stopped.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        matches!(self, Self::Ufs(error) if error.kind() == UfsErrorKind::Stopped)
+    }
+
     /// A fault of this program, told apart from faults of files.
     pub(crate) fn internal(reason: impl Into<String>) -> Self {
         Self::Internal { reason: reason.into() }

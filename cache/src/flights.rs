@@ -4,9 +4,14 @@
 //! been asked of the store is worth keeping. Its outcome is told to everybody who waits for it by then, an error too;
 //! nothing is remembered of it, and the next reader tries again.
 //!
+//! A load that brought nothing, since nobody wanted it any more, leaves the map before it tells its waiters, so that those
+//! who want it all the same find it gone, and begin another. A load that takes its time (an errand's) can be made urgent by
+//! whoever waits for it.
+//!
 //! States of a key: absent, in flight, held (or refused) by a store. A load keeps what it brought before it leaves the
-//! map, and tells its waiters before it keeps, so that they do not wait for a disk. A reader that looks first at the map
-//! and then at the store sees one of the three.
+//! map. One whose waiters must not wait for a disk tells them before it keeps; one that keeps by itself tells them last, so
+//! that they find what they were told of in the store. A reader that looks first at the map and then at the store sees one
+//! of the three.
 //!
 //! Lock order: the map's lock is the only one here; stores may be asked under it, and never call back.
 //!
@@ -22,32 +27,54 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// A load that anybody can wait for.
 #[derive(Clone)]
-pub(crate) struct Flight<T>(watch::Receiver<Option<T>>);
+pub(crate) struct Flight<T> {
+    landed: watch::Receiver<Option<T>>,
+    urgent: CancellationToken,
+}
 
 impl<T: Clone> Flight<T> {
     /// What it brought, once it is there; `None` when its task died.
     pub(crate) async fn landed(mut self) -> Option<T> {
-        let landed = self.0.wait_for(Option::is_some).await.ok()?;
+        let landed = self.landed.wait_for(Option::is_some).await.ok()?;
         landed.clone()
     }
 
     /// Whether both are one load.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        self.0.same_channel(&other.0)
+        self.landed.same_channel(&other.landed)
+    }
+
+    /// Tells the load that somebody waits for it.
+    pub(crate) fn hurry(&self) {
+        self.urgent.cancel();
     }
 }
 
 /// Loads by each key that they will bring.
-pub(crate) struct Flights<K, T>(Arc<Mutex<Map<K, T>>>);
+pub(crate) struct Flights<K, T> {
+    map: Arc<Mutex<Map<K, T>>>,
+    is_nothing: fn(&T) -> bool,
+}
 
 type Map<K, T> = HashMap<K, Flight<T>>;
 
 impl<K, T> Default for Flights<K, T> {
     fn default() -> Self {
-        Self(Arc::default())
+        Self::new(|_| false)
+    }
+}
+
+impl<K, T> Flights<K, T> {
+    /// No loads yet. `is_nothing` tells what a load gives that nobody wanted any more.
+    pub(crate) fn new(is_nothing: fn(&T) -> bool) -> Self {
+        Self {
+            map: Arc::default(),
+            is_nothing,
+        }
     }
 }
 
@@ -59,8 +86,9 @@ where
     /// Looks at the flights, and begins others, with nobody in between.
     pub(crate) fn board<R>(&self, decide: impl FnOnce(&mut Boarding<'_, K, T>) -> R) -> R {
         let mut boarding = Boarding {
-            shared: &self.0,
-            map: &mut self.0.lock(),
+            shared: &self.map,
+            map: &mut self.map.lock(),
+            is_nothing: self.is_nothing,
         };
         decide(&mut boarding)
     }
@@ -70,6 +98,7 @@ where
 pub(crate) struct Boarding<'a, K, T> {
     shared: &'a Arc<Mutex<Map<K, T>>>,
     map: &'a mut Map<K, T>,
+    is_nothing: fn(&T) -> bool,
 }
 
 impl<K, T> Boarding<'_, K, T>
@@ -82,14 +111,51 @@ where
         self.map.get(key).cloned()
     }
 
-    /// Begins a load, which others find by any of these keys from now on, until what it brought has been kept.
+    /// Begins a load, which others find by any of these keys from now on, until what it brought has been kept. What keeping
+    /// gives is dropped last, once nobody finds the load any more.
     pub(crate) fn begin<F, G>(&mut self, keys: Vec<K>, load: F, keep: impl FnOnce(T) -> G + Send + 'static) -> Flight<T>
     where
         F: Future<Output = T> + Send + 'static,
-        G: Future<Output = ()> + Send + 'static,
+        G: Future<Output: Send> + Send + 'static,
     {
-        let (sender, receiver) = watch::channel(None);
-        let flight = Flight(receiver);
+        let urgent = CancellationToken::new();
+        let is_nothing = self.is_nothing;
+        self.start(keys, urgent, move |landing, sender| async move {
+            let landed = load.await;
+            if is_nothing(&landed) {
+                return landing.tell(&sender, landed);
+            }
+            // Nobody may be waiting any more; what came is kept all the same.
+            let _ = sender.send(Some(landed.clone()));
+            let last = keep(landed).await;
+            drop(landing);
+            drop(last);
+        })
+    }
+
+    /// The same, of a load that has kept what it gives, and is told by `urgent` when somebody waits for it. It leaves the map
+    /// before it tells, so that whoever was told finds what was kept and not the load.
+    pub(crate) fn begin_kept<F>(&mut self, keys: Vec<K>, urgent: CancellationToken, load: F) -> Flight<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.start(keys, urgent, move |landing, sender| async move {
+            let landed = load.await;
+            landing.tell(&sender, landed);
+        })
+    }
+
+    fn start<R>(
+        &mut self,
+        keys: Vec<K>,
+        urgent: CancellationToken,
+        run: impl FnOnce(Landing<K, T>, watch::Sender<Option<T>>) -> R,
+    ) -> Flight<T>
+    where
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let (sender, landed) = watch::channel(None);
+        let flight = Flight { landed, urgent };
         let mut taken = Vec::with_capacity(keys.len());
         for key in keys {
             if let Entry::Vacant(entry) = self.map.entry(key) {
@@ -101,13 +167,7 @@ where
             map: Arc::clone(self.shared),
             keys: taken,
         };
-        tokio::spawn(async move {
-            let landed = load.await;
-            // Nobody may be waiting any more; what came is kept all the same.
-            let _ = sender.send(Some(landed.clone()));
-            keep(landed).await;
-            drop(landing);
-        });
+        tokio::spawn(run(landing, sender));
         flight
     }
 }
@@ -116,6 +176,14 @@ where
 struct Landing<K: Eq + Hash, T> {
     map: Arc<Mutex<Map<K, T>>>,
     keys: Vec<K>,
+}
+
+impl<K: Eq + Hash, T> Landing<K, T> {
+    /// Leaves the map, then tells.
+    fn tell(self, sender: &watch::Sender<Option<T>>, landed: T) {
+        drop(self);
+        let _ = sender.send(Some(landed));
+    }
 }
 
 impl<K: Eq + Hash, T> Drop for Landing<K, T> {
@@ -160,7 +228,7 @@ mod tests {
                 })
             });
             for waiter in waiters {
-                let landed = tokio::time::timeout(Duration::from_secs(5), waiter).await;
+                let landed = tokio::time::timeout(Duration::from_secs(60), waiter).await;
                 let landed = landed.unwrap_or_else(|_| panic!("a waiter of turn {turn} hangs"));
                 assert_eq!(landed.unwrap(), Some(7));
             }

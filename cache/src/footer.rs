@@ -5,23 +5,26 @@
 //! which includes the generation, so an entry is never out of date; readers that miss together parse once.
 //!
 //! Why all of a footer and not the columns asked for: planning needs every row group anyway, and a later read of other
-//! columns would fetch it again. Why no page index here: nothing that prunes rows within a row group exists yet.
+//! columns would fetch it again. Why no page index here: it is read for the few row groups and columns that a scan finds it
+//! worth for, see `scan::paged`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt64Array, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use moka::future::Cache as MokaCache;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::basic::Type as PhysicalType;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
+use parquet::schema::types::SchemaDescriptor;
 
 use crate::dialect::{Dialect, leaves_of};
 use crate::error::ReadError;
-use crate::key::FileId;
+use crate::key::{FileId, sum_of, to_u64};
 use crate::limits::ReadLimits;
 use crate::page::{OpenFile, PageTier};
 use crate::pool::{CpuPool, guarded};
@@ -38,6 +41,9 @@ pub struct Footer {
     pub row_groups: Vec<RowGroupInfo>,
     pub(crate) metadata: Arc<ParquetMetaData>,
     pub(crate) dialect: Dialect,
+    roots: Roots,
+    /// What of the file is read to know it.
+    pub(crate) tail: Range<u64>,
     /// Bytes of memory that the footer takes, about.
     weight_bytes: u64,
 }
@@ -47,8 +53,8 @@ pub struct Footer {
 pub struct RowGroupInfo {
     /// Rows in it.
     pub rows: u64,
-    /// Bytes of its column chunks in the file.
-    pub compressed_bytes: u64,
+    /// Bytes of each root column's chunks in the file.
+    pub stored_bytes: Vec<u64>,
     /// Bytes that each root column takes once decoded: exact for fixed widths, by size statistics for strings that have
     /// them, else the uncompressed size.
     pub decoded_bytes: Vec<u64>,
@@ -67,7 +73,48 @@ pub struct ColumnStatistics {
     pub null_count: UInt64Array,
 }
 
+/// Finds top-level columns. A file may have ten thousand, all of which are asked for one by one.
+#[derive(Debug)]
+struct Roots {
+    /// Their positions, by name.
+    by_name: Vec<usize>,
+    /// How many leaf columns those before each have.
+    first_leaves: Vec<usize>,
+}
+
+impl Roots {
+    fn of(schema: &Schema) -> Self {
+        let mut by_name: Vec<usize> = (0..schema.fields().len()).collect();
+        // Of two columns of one name the first stays the first.
+        by_name.sort_by_key(|&root| schema.field(root).name());
+        let mut leaves = 0;
+        let first_leaves = schema.fields().iter().map(|field| {
+            let first = leaves;
+            leaves += leaves_of(field.data_type());
+            first
+        });
+        Self {
+            first_leaves: first_leaves.collect(),
+            by_name,
+        }
+    }
+}
+
 impl Footer {
+    /// The position of a top-level column in the schema.
+    #[must_use]
+    pub fn position(&self, column: &str) -> Option<usize> {
+        let name = |root: usize| self.schema.field(root).name().as_str();
+        let by_name = &self.roots.by_name;
+        let at = by_name.partition_point(|&root| name(root) < column);
+        by_name.get(at).copied().filter(|&root| name(root) == column)
+    }
+
+    /// The position of the first leaf column of the top-level column at `root`.
+    pub(crate) fn first_leaf(&self, root: usize) -> usize {
+        self.roots.first_leaves.get(root).copied().unwrap_or_default()
+    }
+
     /// Parses a footer's Thrift bytes, which end before the file's last eight.
     pub(crate) fn parse(bytes: &[u8], at: FileAt<'_>, limits: &ReadLimits) -> Result<Self, ReadError> {
         check_footer(bytes, limits).map_err(|refused| at.refused(refused))?;
@@ -79,14 +126,16 @@ impl Footer {
             .iter()
             .map(|group| describe(group, dialect.schema.as_ref()))
             .collect();
-        let weight =
-            metadata.memory_size() + FOOTER_OVERHEAD_BYTES + row_groups.len() * 16 * dialect.schema.fields().len();
+        let per_column = row_groups.len() * 24 + ROOT_BYTES;
+        let weight = metadata.memory_size() + FOOTER_OVERHEAD_BYTES + per_column * dialect.schema.fields().len();
         Ok(Self {
             schema: Arc::clone(&dialect.schema),
             rows: row_groups.iter().map(|group| group.rows).sum(),
             row_groups,
             metadata: Arc::new(metadata),
+            roots: Roots::of(&dialect.schema),
             dialect,
+            tail: at.tail(bytes.len()),
             weight_bytes: u64::try_from(weight).unwrap_or(u64::MAX),
         })
     }
@@ -96,41 +145,50 @@ impl Footer {
     /// None where the column is nested or unknown, or its bounds cannot be had in that type. Columns of floats have no
     /// bounds: Parquet's leave NaN out, and a filter that NaN satisfies must not be pruned by them.
     pub fn statistics(&self, column: &str, as_type: &DataType) -> Option<ColumnStatistics> {
-        let (root, field) = self.schema.column_with_name(column)?;
+        let root = self.position(column)?;
+        let field = self.schema.field(root);
         if field.data_type().is_nested() {
             return None;
         }
-        let leaf = self.schema.fields()[..root]
-            .iter()
-            .map(|field| leaves_of(field.data_type()))
-            .sum();
-        let groups = self.metadata.row_groups();
-        let plain = plain_type(field.data_type());
-        let bounds_field = field.clone().with_data_type(plain);
         let descriptor = self.metadata.file_metadata().schema_descr();
-        let converter = StatisticsConverter::from_column_index(leaf, &bounds_field, descriptor).ok()?;
-        let null_count = converter
-            .with_missing_null_counts_as_zero(false)
-            .row_group_null_counts(groups)
-            .ok()?;
-        let converter = StatisticsConverter::from_column_index(leaf, &bounds_field, descriptor).ok()?;
-        let bounded = groups.iter().all(|group| bounds_hold(group.column(leaf)));
-        let unknown = || Some(new_null_array(as_type, groups.len()));
-        let (min, max) = if bounded {
-            let exact = CastOptions {
-                safe: false,
-                ..CastOptions::default()
-            };
-            let as_asked = |bounds: ArrayRef| cast_with_options(&bounds, as_type, &exact).ok();
-            (
-                as_asked(converter.row_group_mins(groups).ok()?)?,
-                as_asked(converter.row_group_maxes(groups).ok()?)?,
-            )
-        } else {
-            (unknown()?, unknown()?)
-        };
-        Some(ColumnStatistics { min, max, null_count })
+        bounds_of(
+            self.metadata.row_groups(),
+            (self.first_leaf(root), field, descriptor),
+            as_type,
+        )
     }
+}
+
+/// The bounds that row groups have of a leaf column, which is a top-level column of this type, as values of `as_type`.
+pub(crate) fn bounds_of(
+    groups: &[RowGroupMetaData],
+    (leaf, field, descriptor): (usize, &Field, &SchemaDescriptor),
+    as_type: &DataType,
+) -> Option<ColumnStatistics> {
+    let plain = plain_type(field.data_type());
+    let bounds_field = field.clone().with_data_type(plain);
+    let converter = StatisticsConverter::from_column_index(leaf, &bounds_field, descriptor).ok()?;
+    let null_count = converter
+        .with_missing_null_counts_as_zero(false)
+        .row_group_null_counts(groups)
+        .ok()?;
+    let converter = StatisticsConverter::from_column_index(leaf, &bounds_field, descriptor).ok()?;
+    let bounded = groups.iter().all(|group| bounds_hold(group.column(leaf)));
+    let unknown = || Some(new_null_array(as_type, groups.len()));
+    let (min, max) = if bounded {
+        let exact = CastOptions {
+            safe: false,
+            ..CastOptions::default()
+        };
+        let as_asked = |bounds: ArrayRef| cast_with_options(&bounds, as_type, &exact).ok();
+        (
+            as_asked(converter.row_group_mins(groups).ok()?)?,
+            as_asked(converter.row_group_maxes(groups).ok()?)?,
+        )
+    } else {
+        (unknown()?, unknown()?)
+    };
+    Some(ColumnStatistics { min, max, null_count })
 }
 
 /// Footers up to this size are parsed where they were read; schemas that nest deeply enough to need the pool's stacks are
@@ -154,13 +212,25 @@ impl FooterCache {
         }
     }
 
-    /// The footer of this generation of a file; those who ask while it is being read wait for the one read.
+    /// The footer of this generation of a file; those who ask while it is being read wait for the one read. It waits for
+    /// no errand's pace, since readers may wait for it.
     pub(crate) async fn get(
         &self,
         file: &OpenFile,
         pages: &PageTier,
         pool: &CpuPool,
     ) -> Result<Arc<Footer>, ReadError> {
+        let is_stopped = || file.errand.as_ref().is_some_and(|errand| errand.is_stopped());
+        loop {
+            match self.get_or_read(file, pages, pool).await {
+                // The errand that read it was stopped, and it was another's.
+                Err(error) if error.is_stopped() && !is_stopped() => {}
+                footer => return footer,
+            }
+        }
+    }
+
+    async fn get_or_read(&self, file: &OpenFile, pages: &PageTier, pool: &CpuPool) -> Result<Arc<Footer>, ReadError> {
         let id = file.key.id();
         let footer = self.footers.try_get_with(id, async {
             let bytes = read_footer(file, pages, &self.limits).await?;
@@ -202,6 +272,12 @@ pub(crate) struct FileAt<'a> {
 }
 
 impl FileAt<'_> {
+    /// What is read for a footer of `length`: the first read from the file's end, and more where that is too short.
+    fn tail(self, length: usize) -> Range<u64> {
+        let footer = self.size.saturating_sub(TAIL_BYTES.saturating_add(to_u64(length)));
+        footer.min(self.size.saturating_sub(FOOTER_HINT_BYTES))..self.size
+    }
+
     fn corrupt(self, reason: impl Into<String>) -> ReadError {
         ReadError::corrupt(self.path, None, reason)
     }
@@ -227,12 +303,17 @@ pub(crate) fn namespace_path(file: &OpenFile) -> String {
 
 /// Bytes of the first read from a file's end; most footers are shorter.
 const FOOTER_HINT_BYTES: u64 = 64 << 10;
+/// A file of at most so many bytes is read whole with its footer: one request more costs more than to bring twice the
+/// bytes of the first read, and its data is held then.
+const WHOLE_FILE_BYTES: u64 = 2 * FOOTER_HINT_BYTES;
 /// Length of the footer's length and the magic at the very end.
 const TAIL_BYTES: u64 = 8;
 /// Shortest file that can be Parquet: both magics and a length.
 const SHORTEST_FILE_BYTES: u64 = 12;
 /// Memory of a footer besides the metadata itself: schema, dialect, cache entry.
 const FOOTER_OVERHEAD_BYTES: usize = 4096;
+/// What finding one column takes.
+const ROOT_BYTES: usize = 2 * size_of::<usize>();
 
 async fn read_footer(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> Result<Bytes, ReadError> {
     let path = namespace_path(file);
@@ -241,7 +322,11 @@ async fn read_footer(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> 
     if size < SHORTEST_FILE_BYTES {
         return Err(at.corrupt(format!("not a Parquet file: it has {size} bytes")));
     }
-    let start = size - size.min(FOOTER_HINT_BYTES);
+    let start = if size <= WHOLE_FILE_BYTES {
+        0
+    } else {
+        size - FOOTER_HINT_BYTES
+    };
     let tail = read_one(file, pages, start..size).await?;
     let length = footer_length(&tail, at)?;
     let Some(from) = (size - TAIL_BYTES).checked_sub(length).filter(|from| *from >= 4) else {
@@ -276,8 +361,8 @@ fn footer_length(tail: &Bytes, at: FileAt<'_>) -> Result<u64, ReadError> {
     }
 }
 
-async fn read_one(file: &OpenFile, pages: &PageTier, range: std::ops::Range<u64>) -> Result<Bytes, ReadError> {
-    let (bytes, _) = pages.read(file, std::slice::from_ref(&range)).await?;
+async fn read_one(file: &OpenFile, pages: &PageTier, range: Range<u64>) -> Result<Bytes, ReadError> {
+    let (bytes, _) = pages.read_now(file, std::slice::from_ref(&range)).await?;
     bytes
         .into_iter()
         .next()
@@ -341,21 +426,23 @@ pub(crate) fn chunk_range(column: &ColumnChunkMetaData) -> Option<(u64, u64)> {
     ))
 }
 
-fn describe(group: &RowGroupMetaData, schema: &arrow::datatypes::Schema) -> RowGroupInfo {
+fn describe(group: &RowGroupMetaData, schema: &Schema) -> RowGroupInfo {
     let mut leaf_bytes = Vec::with_capacity(group.num_columns());
     let mut decoded_bytes = Vec::with_capacity(schema.fields().len());
+    let mut stored_bytes = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         let first = leaf_bytes.len();
         describe_leaves(field.data_type(), group, &mut leaf_bytes);
-        decoded_bytes.push(leaf_bytes[first..].iter().sum());
+        decoded_bytes.push(sum_of(&leaf_bytes[first..]));
+        let leaves = group.columns().get(first..leaf_bytes.len()).unwrap_or_default();
+        let stored = leaves
+            .iter()
+            .map(|column| u64::try_from(column.compressed_size()).unwrap_or(0));
+        stored_bytes.push(stored.sum());
     }
-    let compressed = group
-        .columns()
-        .iter()
-        .map(|column| u64::try_from(column.compressed_size()).unwrap_or(0));
     RowGroupInfo {
         rows: u64::try_from(group.num_rows()).unwrap_or(0),
-        compressed_bytes: compressed.sum(),
+        stored_bytes,
         decoded_bytes,
         leaf_bytes,
     }
@@ -376,13 +463,14 @@ fn describe_leaves(data_type: &DataType, group: &RowGroupMetaData, out: &mut Vec
             group
                 .columns()
                 .get(out.len())
-                .map_or(0, |column| decoded_size(leaf, column)),
+                .map_or(0, |column| decoded_size(leaf, column, group.num_rows())),
         ),
     }
 }
 
-fn decoded_size(data_type: &DataType, column: &ColumnChunkMetaData) -> u64 {
-    let values = u64::try_from(column.num_values()).unwrap_or(0);
+fn decoded_size(data_type: &DataType, column: &ColumnChunkMetaData, rows: i64) -> u64 {
+    // Each row has a value, a null at least; a footer that says less is not believed.
+    let values = u64::try_from(column.num_values().max(rows)).unwrap_or(0);
     let text = || {
         let known = column
             .unencoded_byte_array_data_bytes()
@@ -432,4 +520,21 @@ fn bounds_hold(column: &ColumnChunkMetaData) -> bool {
     // The first format had one kind of bounds, compared as signed bytes whatever the column held.
     let old = column.statistics().is_some_and(Statistics::is_min_max_deprecated);
     !half && !undefined && (signed || !old)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Fields;
+
+    use super::*;
+
+    #[test]
+    fn columns_are_found_by_name_with_their_leaves() {
+        let leaf = |name: &str| Field::new(name, DataType::Int32, true);
+        let pair = DataType::Struct(Fields::from(vec![leaf("x"), leaf("y")]));
+        let schema = Schema::new(vec![leaf("z"), Field::new("a", pair, true), leaf("m"), leaf("a")]);
+        let roots = Roots::of(&schema);
+        assert_eq!(roots.by_name, [1, 3, 2, 0]);
+        assert_eq!(roots.first_leaves, [0, 1, 3, 4]);
+    }
 }

@@ -157,17 +157,20 @@ pub enum Source {
     Memory,
     /// This machine's disks.
     Disk,
+    /// Another node of the cluster.
+    Peer,
     /// The under file system.
     Store,
 }
 
 impl Source {
-    /// `memory`, `disk` or `store`: as it is written for clients and in metrics.
+    /// `memory`, `disk`, `peer` or `store`: as it is written for clients and in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Disk => "disk",
+            Self::Peer => "peer",
             Self::Store => "store",
         }
     }
@@ -177,6 +180,11 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// The sum of sizes, or the most that can be said: sizes that a file claims are believed only in part.
+pub(crate) fn sum_of<'a>(bytes: impl IntoIterator<Item = &'a u64>) -> u64 {
+    bytes.into_iter().fold(0, |sum, bytes| bytes.saturating_add(sum))
 }
 
 /// A length in memory as a length in a file: lossless on every platform that Rust has.
@@ -270,7 +278,7 @@ mod tests {
     #[test]
     fn sources_order_from_best_to_worst() {
         assert_eq!(
-            [Source::Disk, Source::Store, Source::Memory].iter().max(),
+            [Source::Disk, Source::Store, Source::Peer, Source::Memory].iter().max(),
             Some(&Source::Store)
         );
     }

@@ -16,6 +16,7 @@
 //! | [`budget`], [`policy`], [`retention`] | how much memory is held, what goes first, what may be kept |
 //! | [`scan`] | row groups to a stream of batches |
 //! | [`raw`] | row groups to small Parquet files, for readers that decode |
+//! | [`preload`] | row groups into the tiers before anybody reads them; what is held against what storage has |
 //! | [`export`] | batches to a Parquet file, for the command line |
 //!
 //! Architecture invariant: modules name only those before them in `key < ufs < page < chunk < scan`; `decode` does no
@@ -27,6 +28,7 @@ pub mod export;
 pub mod key;
 pub mod page;
 pub mod policy;
+pub mod preload;
 pub mod raw;
 pub mod retention;
 pub mod scan;
@@ -48,6 +50,7 @@ mod pool;
 #[cfg(test)]
 mod tests;
 mod thrift;
+mod unkept;
 
 use std::fmt;
 use std::io;
@@ -75,6 +78,7 @@ pub use self::contents::{HeldColumn, HeldFile};
 pub use self::error::ReadError;
 pub use self::footer::{ColumnStatistics, Footer, RowGroupInfo};
 pub use self::limits::ReadLimits;
+pub use self::preload::{Brought, Capacity, Unkept, Verified, Want};
 
 /// How much the cache may hold and use.
 #[derive(Debug, Clone)]
@@ -303,6 +307,12 @@ impl Cache {
         self.engine.budget.capacity_bytes()
     }
 
+    /// The byte budget, for whatever else the process holds much of.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.engine.budget
+    }
+
     /// Sets the gauges of what is held; to be called now and then.
     pub fn publish(&self) {
         let budget = &self.engine.budget;
@@ -356,8 +366,10 @@ impl Cache {
         let is_over = |file: &HeldFile| {
             // A clock that was set back makes things younger, and they go later.
             let age = now.duration_since(file.since).unwrap_or_default();
-            match self.engine.retentions.of(&file.key.uri).keep {
+            let terms = self.engine.retentions.of(&file.key.uri);
+            match terms.keep {
                 Keep::Never => true,
+                Keep::OnReuse(_) if terms.pinned_raw || terms.pinned_decoded => false,
                 Keep::OnReuse(longest) => longest.is_some_and(|longest| age >= longest),
                 Keep::AtOnce => false,
             }

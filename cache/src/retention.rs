@@ -10,6 +10,8 @@ use globset::{GlobBuilder, GlobMatcher};
 use parking_lot::RwLock;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::policy::Offer;
+
 /// Rules that keep nothing are looked after as if they allowed this long.
 const NEVER_LOOK_TIME: Duration = Duration::from_secs(600);
 
@@ -24,6 +26,17 @@ pub struct Retention {
     pub quota_bytes: Option<u64>,
     /// Exceptions by the path below the URI; the first that matches holds.
     pub rules: Vec<Rule>,
+}
+
+/// Files that are kept whatever else is worth more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pin {
+    /// The URI of a file or of what lies below a folder or mount, as [`Retention::uri`].
+    pub uri: String,
+    /// Their pages.
+    pub raw: bool,
+    /// Their decoded columns.
+    pub decoded: bool,
 }
 
 /// An exception.
@@ -59,6 +72,10 @@ pub struct Quota {
 pub(crate) struct Terms {
     pub(crate) keep: Keep,
     pub(crate) quota: Option<Quota>,
+    /// Its pages are pinned.
+    pub(crate) pinned_raw: bool,
+    /// Its decoded columns are pinned.
+    pub(crate) pinned_decoded: bool,
 }
 
 impl Default for Terms {
@@ -66,6 +83,19 @@ impl Default for Terms {
         Self {
             keep: Keep::OnReuse(None),
             quota: None,
+            pinned_raw: false,
+            pinned_decoded: false,
+        }
+    }
+}
+
+impl Terms {
+    /// How a decoded chunk of the file is offered to its tier, on demand of the errand of number `by` where one is given.
+    pub(crate) fn offer(&self, by: Option<u64>) -> Offer {
+        Offer {
+            quota: self.quota,
+            demanded_by: by,
+            pinned: self.pinned_decoded,
         }
     }
 }
@@ -87,11 +117,7 @@ impl Rule {
 impl Retention {
     /// The path below the URI, where the file is below it.
     fn path_of<'a>(&self, uri: &'a str) -> Option<&'a str> {
-        let rest = uri.strip_prefix(self.uri.as_str())?;
-        match rest.strip_prefix('/') {
-            Some(path) => Some(path),
-            None => (rest.is_empty() || self.uri.ends_with('/')).then_some(rest),
-        }
+        path_below(&self.uri, uri)
     }
 
     fn terms(&self, path: &str) -> Terms {
@@ -102,6 +128,7 @@ impl Retention {
                 scope: xxh3_64(self.uri.as_bytes()),
                 bytes,
             }),
+            ..Terms::default()
         }
     }
 
@@ -118,7 +145,13 @@ impl Retention {
 
 /// All that is said. Cheap to clone; clones are one.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Retentions(Arc<RwLock<Arc<[Retention]>>>);
+pub(crate) struct Retentions(Arc<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    retentions: RwLock<Arc<[Retention]>>,
+    pins: RwLock<Arc<[Pin]>>,
+}
 
 impl Retentions {
     /// Says something else from now on.
@@ -128,21 +161,42 @@ impl Retentions {
         // something.
         let says_nothing = |said: &Retention| said.ttl.is_none() && said.quota_bytes.is_none() && said.rules.is_empty();
         retentions.sort_by_key(|said| (std::cmp::Reverse(said.uri.len()), says_nothing(said)));
-        *self.0.write() = retentions.into();
+        *self.0.retentions.write() = retentions.into();
+    }
+
+    /// Says what is pinned from now on.
+    pub(crate) fn set_pins(&self, pins: Vec<Pin>) {
+        *self.0.pins.write() = pins.into();
     }
 
     /// What holds for a file.
     pub(crate) fn of(&self, uri: &str) -> Terms {
-        let all = Arc::clone(&self.0.read());
+        let all = Arc::clone(&self.0.retentions.read());
         let found = all
             .iter()
             .find_map(|retention| Some(retention.terms(retention.path_of(uri)?)));
-        found.unwrap_or_default()
+        let mut terms = found.unwrap_or_default();
+        for pin in Arc::clone(&self.0.pins.read()).iter() {
+            if path_below(&pin.uri, uri).is_some() {
+                terms.pinned_raw |= pin.raw;
+                terms.pinned_decoded |= pin.decoded;
+            }
+        }
+        terms
     }
 
     /// The shortest time that anything may be kept for; none where there is no bound on time.
     pub(crate) fn shortest(&self) -> Option<Duration> {
-        self.0.read().iter().filter_map(Retention::bounds_time).min()
+        self.0.retentions.read().iter().filter_map(Retention::bounds_time).min()
+    }
+}
+
+/// The path of a file below a URI, where it is below it or the same.
+fn path_below<'a>(base: &str, uri: &'a str) -> Option<&'a str> {
+    let rest = uri.strip_prefix(base)?;
+    match rest.strip_prefix('/') {
+        Some(path) => Some(path),
+        None => (rest.is_empty() || base.ends_with('/')).then_some(rest),
     }
 }
 
@@ -158,6 +212,28 @@ mod tests {
             quota_bytes: Some(7),
             rules: rules.collect(),
         }
+    }
+
+    #[test]
+    fn pins_hold_for_what_is_below_them() {
+        let retentions = Retentions::default();
+        let pin = |uri: &str, raw, decoded| Pin {
+            uri: uri.to_owned(),
+            raw,
+            decoded,
+        };
+        retentions.set_pins(vec![
+            pin("s3://b/lake/t", true, false),
+            pin("s3://b/lake/", false, true),
+        ]);
+        let pinned = |uri| {
+            let terms = retentions.of(uri);
+            (terms.pinned_raw, terms.pinned_decoded)
+        };
+        assert_eq!(pinned("s3://b/lake/t"), (true, true));
+        assert_eq!(pinned("s3://b/lake/t/a.parquet"), (true, true));
+        assert_eq!(pinned("s3://b/lake/tt"), (false, true));
+        assert_eq!(pinned("s3://b/lakes"), (false, false));
     }
 
     #[test]

@@ -58,9 +58,16 @@ fn check_schema(input: &mut Compact<'_>, limits: &ReadLimits) -> Result<(), Refu
     }
     // Children still to come of each open group, outermost first: its length is the depth.
     let mut open: Vec<u64> = Vec::new();
-    let mut leaves = 0;
+    let (mut leaves, mut promised) = (0, 0u64);
     for _ in 0..count {
         let children = schema_element_children(input)?;
+        // Each element but the root is a child of one group. The parser makes room for as many as a group says.
+        promised = promised.saturating_add(children);
+        if promised >= count.max(1) {
+            return Err(Refused::Malformed(
+                "its groups have more children than there are elements",
+            ));
+        }
         if children == 0 {
             leaves += 1;
             over("number of leaf columns", leaves, limits.leaf_columns)?;
@@ -197,7 +204,8 @@ impl<'a> Compact<'a> {
         Ok(Some((*last, Kind(head & 0x0f))))
     }
 
-    fn list(&mut self) -> Result<(Kind, u64), Refused> {
+    /// The head of a list: what its elements are, and how many.
+    pub(crate) fn list(&mut self) -> Result<(Kind, u64), Refused> {
         let head = self.byte()?;
         let count = match head >> 4 {
             15 => self.varint()?,
@@ -205,6 +213,19 @@ impl<'a> Compact<'a> {
         };
         over("length of a list in the footer", count, self.list_limit)?;
         Ok((Kind(head & 0x0f), count))
+    }
+
+    /// Bytes of a length that stands before them.
+    pub(crate) fn binary(&mut self) -> Result<&'a [u8], Refused> {
+        let length = self.varint()?;
+        let from = self.at;
+        self.advance(length)?;
+        Ok(&self.bytes[from..self.at])
+    }
+
+    /// A boolean inside a list.
+    pub(crate) fn flag(&mut self) -> Result<bool, Refused> {
+        Ok(Kind(self.byte()?) == Kind::TRUE)
     }
 
     /// Passes over one value of this type.

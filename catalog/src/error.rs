@@ -116,6 +116,7 @@ impl MountError {
             | Self::PlainSecret { .. }
             | Self::SecretReference { .. }
             | Self::Freshness(_)
+            | Self::Replicas
             | Self::Retention(_)
             | Self::QueryInUri => Kind::InvalidArgument,
         }
@@ -126,10 +127,16 @@ impl MetaError {
     /// What the caller does next.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Conflict { .. } | Self::InUse { .. } | Self::Format { .. } => Kind::FailedPrecondition,
-            Self::Key | Self::ValueTooLong { .. } => Kind::InvalidArgument,
+            Self::Conflict { .. }
+            | Self::InUse { .. }
+            | Self::Format { .. }
+            | Self::Lease { .. }
+            | Self::Foreign { .. } => Kind::FailedPrecondition,
+            Self::Key | Self::ValueTooLong { .. } | Self::LeaseTtl { .. } | Self::Settings { .. } => {
+                Kind::InvalidArgument
+            }
             Self::Open { .. } => Kind::Internal,
-            Self::Store { .. } => Kind::Unavailable,
+            Self::Unavailable { .. } | Self::Store { .. } => Kind::Unavailable,
         }
     }
 }
@@ -163,6 +170,13 @@ mod tests {
             source: "gone".into(),
         };
         assert_eq!(CatalogError::from(away).kind(), Kind::Unavailable);
+        let slow = MetaError::slow("put", std::time::Duration::from_secs(5));
+        assert_eq!(CatalogError::from(slow).kind(), Kind::Unavailable);
+        let foreign = MetaError::Foreign {
+            cluster: "a".into(),
+            found: None,
+        };
+        assert_eq!(CatalogError::from(foreign).kind(), Kind::FailedPrecondition);
         let busy = MetaError::InUse {
             path: "meta.redb".into(),
         };
@@ -177,6 +191,7 @@ mod tests {
                 operation: "get",
                 source: "the cause".into(),
             }),
+            CatalogError::from(MetaError::slow("get", std::time::Duration::from_secs(5))),
             CatalogError::from(MountError::Freshness(crate::mount::FreshnessError)),
             CatalogError::Record {
                 key: "mounts/a".into(),

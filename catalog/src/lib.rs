@@ -6,9 +6,11 @@
 //! | [`uri`] | canonical URIs of under storage |
 //! | [`secret`] | secrets by reference, and the values that cannot be printed |
 //! | [`mount`] | a mount, its options and freshness; the table of all mounts |
-//! | [`meta`] | the metadata store: its contract, the embedded one, the conformance suite |
+//! | [`meta`] | the metadata store: its contract, the embedded one, the one in etcd, the conformance suite |
 //! | [`namespace`] | the mount table, kept in the metadata store: add, remove, look up |
 //! | [`dataset`] | which files make a dataset, and what their folders say |
+//! | [`placement`] | which worker owns a split |
+//! | [`membership`] | who is there, and when the seats change |
 //! | [`error`] | what all of it fails with, in a few kinds |
 //!
 //! A module names only modules above it, but for `error`, which names them all and which only `namespace`
@@ -22,7 +24,7 @@
 //! opened; datasets are told by names alone.
 //!
 //! Architecture invariant: nothing here knows Arrow, Parquet, gRPC or object stores, nor any other crate of
-//! the workspace.
+//! the workspace but the client of etcd.
 //!
 //! Architecture invariant: the value of a secret is in no type that can be printed, stored or sent.
 //!
@@ -30,17 +32,21 @@
 
 pub mod dataset;
 pub mod error;
+pub mod membership;
 pub mod meta;
 pub mod mount;
 pub mod namespace;
 pub mod path;
+pub mod placement;
 pub mod secret;
 pub mod uri;
 
 pub use error::{CatalogError, Kind};
+pub use membership::{Membership, View};
 pub use meta::{EmbeddedStore, MetaStore};
 pub use mount::{Freshness, Mount, MountTable, Resolved};
 pub use namespace::Namespace;
 pub use path::NsPath;
+pub use placement::{Placement, Seat, SplitLoad};
 pub use secret::{Secret, SecretRef};
 pub use uri::{Scheme, UfsUri};

@@ -4,6 +4,10 @@
 //! value is the mount's JSON. A change is written to the store first and then seen in memory; a change that the
 //! store refuses is not seen. Lookups only touch memory, so known mounts keep serving while the store is away.
 //!
+//! Other nodes change the same records: what a watch of the store tells is taken over by [`Namespace::follow`]. Such news may
+//! be older than what this node has just done itself, so each record is known with its revision, and older ones are passed
+//! over: a mount that was answered for is never gone again for a moment.
+//!
 //! Lock order: `changes`, held over the whole of a change, then `table`, held only to swap or to clone it and
 //! never across an await.
 //!
@@ -13,17 +17,22 @@
 //! Why a record that cannot be read stops the opening: without it its files would silently be those of the
 //! mount around it.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::error::CatalogError;
-use crate::meta::{Entry, Expect, MetaError, MetaStore};
+use crate::meta::{Entry, Expect, MetaError, MetaStore, WatchEvent};
 use crate::mount::{Mount, MountError, MountTable};
 use crate::path::NsPath;
 use crate::uri::UfsUri;
+
+/// How long a change waits for those before it.
+const TURN_LIMIT: Duration = Duration::from_secs(1);
 
 /// What stands before the path in the key of a mount's record.
 const KEY_PREFIX: &str = "mounts";
@@ -37,7 +46,8 @@ pub struct Namespace {
 #[derive(Debug)]
 struct Shared {
     store: Arc<dyn MetaStore>,
-    changes: Mutex<()>,
+    /// The revision up to which each path's record is known, removed ones among them until the watch tells of that.
+    changes: Mutex<BTreeMap<NsPath, u64>>,
     table: RwLock<Arc<MountTable>>,
 }
 
@@ -47,14 +57,25 @@ impl Namespace {
     /// # Errors
     /// [`CatalogError::Meta`]; [`CatalogError::Record`] when a record is not a mount that stands at its key.
     pub async fn open(store: Arc<dyn MetaStore>) -> Result<Self, CatalogError> {
-        let table = RwLock::new(Arc::new(read_table(store.as_ref()).await?));
+        let (table, revisions) = read_table(store.as_ref()).await?;
         Ok(Self {
             shared: Arc::new(Shared {
                 store,
-                changes: Mutex::new(()),
-                table,
+                changes: Mutex::new(revisions),
+                table: RwLock::new(Arc::new(table)),
             }),
         })
+    }
+
+    /// What a watch of the mounts' records must ask for: all keys that begin with this.
+    pub const WATCHED: &str = "mounts/";
+
+    /// Takes over what a watch of [`Namespace::WATCHED`] tells. Gives the paths whose mounts have changed by it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Record`] for a record that is no mount; those are left out, and all others are taken over.
+    pub async fn follow(&self, event: WatchEvent) -> Result<Vec<NsPath>, CatalogError> {
+        self.shared.follow(event).await
     }
 
     /// The mounts as they are now. A request takes one table and uses it to its end.
@@ -114,15 +135,18 @@ impl Namespace {
 
 impl Shared {
     async fn add(&self, mount: Mount) -> Result<(), CatalogError> {
-        let _change = self.changes.lock().await;
+        let mut known = self.turn().await?;
         let path = mount.path.clone();
         let value = serde_json::to_vec(&mount).map_err(|source| record_error(key_of(&path), source))?;
         let table = self.table.read().with(mount)?;
         match self.store.put(&key_of(&path), value, Expect::Absent).await {
-            Ok(_) => self.see(table),
+            Ok(revision) => {
+                known.insert(path.clone(), revision);
+                self.see(table);
+            }
             // Another node was first: show what it did.
             Err(MetaError::Conflict { .. }) => {
-                self.see(read_table(self.store.as_ref()).await?);
+                self.look_again(&mut known).await?;
                 return Err(MountError::AlreadyMounted { path }.into());
             }
             Err(error) => return Err(error.into()),
@@ -132,35 +156,130 @@ impl Shared {
     }
 
     async fn replace(&self, mount: Mount) -> Result<(), CatalogError> {
-        let _change = self.changes.lock().await;
+        let mut known = self.turn().await?;
         let key = key_of(&mount.path);
         let value = serde_json::to_vec(&mount).map_err(|source| record_error(key.clone(), source))?;
         let path = mount.path.clone();
         let table = self.table.read().replacing(mount)?;
-        self.store.put(&key, value, Expect::Any).await?;
+        known.insert(path.clone(), self.store.put(&key, value, Expect::Any).await?);
         self.see(table);
         tracing::info!(%path, "mount replaced");
         Ok(())
     }
 
     async fn remove(&self, path: &NsPath) -> Result<Arc<Mount>, CatalogError> {
-        let _change = self.changes.lock().await;
+        let mut known = self.turn().await?;
         let table = self.table.read().without(path)?;
         let key = key_of(path);
         let Some(entry) = self.store.get(&key).await? else {
             // Another node was first: show what it did.
-            self.see(read_table(self.store.as_ref()).await?);
+            self.look_again(&mut known).await?;
             return Err(MountError::NotMounted { path: path.clone() }.into());
         };
         let mount = read_record(&key, &entry)?;
         self.store.delete(&key, Expect::Revision(entry.revision)).await?;
+        // Until the watch tells of the removal, it may still tell of what was removed.
+        known.insert(path.clone(), entry.revision);
         self.see(table);
         tracing::info!(%path, "mount removed");
         Ok(Arc::new(mount))
     }
 
+    /// This change's turn. One that waits for long does so because the store is silent, and would wait for it itself then.
+    async fn turn(&self) -> Result<MutexGuard<'_, BTreeMap<NsPath, u64>>, CatalogError> {
+        let turn = tokio::time::timeout(TURN_LIMIT, self.changes.lock()).await;
+        turn.map_err(|_| MetaError::slow("change a mount", TURN_LIMIT).into())
+    }
+
+    async fn look_again(&self, known: &mut BTreeMap<NsPath, u64>) -> Result<(), CatalogError> {
+        let (table, revisions) = read_table(self.store.as_ref()).await?;
+        *known = revisions;
+        self.see(table);
+        Ok(())
+    }
+
+    async fn follow(&self, event: WatchEvent) -> Result<Vec<NsPath>, CatalogError> {
+        let mut known = self.changes.lock().await;
+        let mut news = News::new(&self.table.read(), &mut known);
+        let outcome = match event {
+            WatchEvent::Put { key, entry } => news.put(&key, &entry),
+            WatchEvent::Delete { key, revision } => {
+                news.deleted(&key, revision);
+                Ok(())
+            }
+            WatchEvent::Reset { entries, revision } => news.reset(&entries, revision),
+            WatchEvent::Away(_) | WatchEvent::Foreign(_) => Ok(()),
+        };
+        let (table, changed) = news.outcome()?;
+        if !changed.is_empty() {
+            self.see(table);
+        }
+        outcome.map(|()| changed)
+    }
+
     fn see(&self, table: MountTable) {
         *self.table.write() = Arc::new(table);
+    }
+}
+
+/// What a watch tells, beside what is known.
+struct News<'a> {
+    mounts: BTreeMap<NsPath, Arc<Mount>>,
+    known: &'a mut BTreeMap<NsPath, u64>,
+    changed: Vec<NsPath>,
+}
+
+impl<'a> News<'a> {
+    fn new(table: &MountTable, known: &'a mut BTreeMap<NsPath, u64>) -> Self {
+        Self {
+            mounts: table
+                .iter()
+                .map(|mount| (mount.path.clone(), Arc::clone(mount)))
+                .collect(),
+            known,
+            changed: Vec::new(),
+        }
+    }
+
+    fn put(&mut self, key: &str, entry: &Entry) -> Result<(), CatalogError> {
+        let mount = read_record(key, entry)?;
+        let path = mount.path.clone();
+        if self.known.get(&path).is_some_and(|known| *known >= entry.revision) {
+            return Ok(());
+        }
+        self.known.insert(path.clone(), entry.revision);
+        let before = self.mounts.insert(path.clone(), Arc::new(mount));
+        if before.as_ref() != self.mounts.get(&path) {
+            self.changed.push(path);
+        }
+        Ok(())
+    }
+
+    fn deleted(&mut self, key: &str, revision: u64) {
+        let path = self.known.keys().find(|path| key_of(path) == key).cloned();
+        if let Some(path) = path.filter(|path| self.known.get(path).is_some_and(|known| *known <= revision)) {
+            self.known.remove(&path);
+            if self.mounts.remove(&path).is_some() {
+                self.changed.push(path);
+            }
+        }
+    }
+
+    /// Takes over all that can be read, and tells of the first that cannot.
+    fn reset(&mut self, entries: &[(String, Entry)], revision: u64) -> Result<(), CatalogError> {
+        let outcomes: Vec<_> = entries.iter().map(|(key, entry)| self.put(key, entry)).collect();
+        let is_there = |path: &NsPath| entries.iter().any(|(key, _)| *key == key_of(path));
+        let gone: Vec<_> = self.known.keys().filter(|path| !is_there(path)).map(key_of).collect();
+        gone.iter().for_each(|key| self.deleted(key, revision));
+        outcomes.into_iter().collect()
+    }
+
+    fn outcome(self) -> Result<(MountTable, Vec<NsPath>), CatalogError> {
+        let mut table = MountTable::default();
+        for mount in self.mounts.into_values() {
+            table = table.with(Mount::clone(&mount))?;
+        }
+        Ok((table, self.changed))
     }
 }
 
@@ -174,13 +293,15 @@ where
         .map_err(|source| CatalogError::Internal { source: source.into() })?
 }
 
-async fn read_table(store: &dyn MetaStore) -> Result<MountTable, CatalogError> {
+async fn read_table(store: &dyn MetaStore) -> Result<(MountTable, BTreeMap<NsPath, u64>), CatalogError> {
     let mut table = MountTable::default();
-    for (key, entry) in store.list(&format!("{KEY_PREFIX}/")).await? {
+    let mut revisions = BTreeMap::new();
+    for (key, entry) in store.list(Namespace::WATCHED).await? {
         let mount = read_record(&key, &entry)?;
+        revisions.insert(mount.path.clone(), entry.revision);
         table = table.with(mount)?;
     }
-    Ok(table)
+    Ok((table, revisions))
 }
 
 fn read_record(key: &str, entry: &Entry) -> Result<Mount, CatalogError> {
@@ -219,293 +340,4 @@ fn without_query(uri: &UfsUri) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use async_trait::async_trait;
-    use tokio::sync::Semaphore;
-
-    use super::*;
-    use crate::error::Kind;
-    use crate::meta::EmbeddedStore;
-
-    fn path(text: &str) -> NsPath {
-        NsPath::parse(text).unwrap()
-    }
-
-    fn mount(path: &str, uri: &str) -> Mount {
-        let options = BTreeMap::from([
-            ("freshness".to_owned(), "immutable".to_owned()),
-            ("secret_access_key".to_owned(), "env:AWS_KEY".to_owned()),
-        ]);
-        Mount::new(self::path(path), UfsUri::parse(uri).unwrap(), options, true).unwrap()
-    }
-
-    async fn in_memory() -> Namespace {
-        Namespace::open(Arc::new(EmbeddedStore::in_memory().unwrap()))
-            .await
-            .unwrap()
-    }
-
-    fn paths(namespace: &Namespace) -> Vec<String> {
-        namespace.table().iter().map(|mount| mount.path.to_string()).collect()
-    }
-
-    #[tokio::test]
-    async fn mounts_survive_a_reopen() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("meta.redb");
-        let made = [
-            mount("/", "s3://all"),
-            mount("/lake", "s3://lake"),
-            mount("/lake/a b%2Fc", "file:///srv"),
-        ];
-        {
-            let namespace = Namespace::open(Arc::new(EmbeddedStore::open(&file).unwrap()))
-                .await
-                .unwrap();
-            for mount in made.clone() {
-                namespace.add(mount).await.unwrap();
-            }
-            namespace.add(mount("/gone", "s3://gone")).await.unwrap();
-            namespace.remove(&path("/gone")).await.unwrap();
-        }
-        let namespace = Namespace::open(Arc::new(EmbeddedStore::open(&file).unwrap()))
-            .await
-            .unwrap();
-        let kept: Vec<_> = namespace.table().iter().map(|mount| Mount::clone(mount)).collect();
-        assert_eq!(kept, made);
-        assert_eq!(namespace.locate("/lake/a b%2Fc/x").unwrap(), path("/lake/a b%2Fc/x"));
-        assert_eq!(
-            namespace
-                .table()
-                .resolve(&path("/lake/a b%2Fc/x"))
-                .unwrap()
-                .mount
-                .uri
-                .key(),
-            "srv"
-        );
-    }
-
-    #[tokio::test]
-    async fn changes_are_refused_with_the_contracts_kinds() {
-        let namespace = in_memory().await;
-        namespace.add(mount("/a", "s3://a")).await.unwrap();
-        namespace.add(mount("/a/b", "s3://b")).await.unwrap();
-        let kind = |error: CatalogError| error.kind();
-        assert_eq!(
-            kind(namespace.add(mount("/a", "s3://c")).await.unwrap_err()),
-            Kind::AlreadyExists
-        );
-        assert_eq!(
-            kind(namespace.remove(&path("/a")).await.unwrap_err()),
-            Kind::FailedPrecondition
-        );
-        assert_eq!(kind(namespace.remove(&path("/x")).await.unwrap_err()), Kind::NotFound);
-        assert_eq!(paths(&namespace), ["/a", "/a/b"]);
-        assert_eq!(*namespace.remove(&path("/a/b")).await.unwrap(), mount("/a/b", "s3://b"));
-        assert_eq!(*namespace.remove(&path("/a")).await.unwrap(), mount("/a", "s3://a"));
-        assert!(namespace.table().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_request_keeps_the_table_that_it_took() {
-        let namespace = in_memory().await;
-        let before = namespace.table();
-        namespace.add(mount("/a", "s3://a")).await.unwrap();
-        assert!(before.is_empty());
-        assert_eq!(namespace.clone().table().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn names_come_in_through_one_door() {
-        let namespace = in_memory().await;
-        namespace.add(mount("/lake", "s3://lake/data")).await.unwrap();
-        namespace.add(mount("/lake/x", "s3://nested")).await.unwrap();
-        for (text, canonical) in [
-            ("/lake//trips/", "/lake/trips"),
-            ("/nothing/here", "/nothing/here"),
-            ("/a://b", "/a:/b"),
-            ("s3a://lake/data/trips/", "/lake/trips"),
-            ("s3://nested", "/lake/x"),
-            ("s3://lake/data/a?b#c", "/lake/a?b#c"),
-        ] {
-            assert_eq!(namespace.locate(text).unwrap().as_str(), canonical, "{text}");
-        }
-        for (text, kind) in [
-            ("lake", Kind::InvalidArgument),
-            ("", Kind::InvalidArgument),
-            ("/lake/%2e%2e/etc", Kind::InvalidArgument),
-            ("s3://lake/data/../x", Kind::InvalidArgument),
-            ("ftp://lake/data", Kind::InvalidArgument),
-            ("s3://lake", Kind::NotFound),
-            ("s3://lake/data/x/shadowed", Kind::NotFound),
-        ] {
-            assert_eq!(namespace.locate(text).unwrap_err().kind(), kind, "{text}");
-        }
-        let error = namespace.locate("az://container/blob?sig=hunter2").unwrap_err();
-        assert!(
-            error.to_string().starts_with("az://container/blob is not mounted"),
-            "{error}"
-        );
-        assert!(!format!("{error:?}").contains("hunter2"));
-    }
-
-    #[tokio::test]
-    async fn what_another_node_did_first_is_shown() {
-        let store = Arc::new(EmbeddedStore::in_memory().unwrap());
-        let one = Namespace::open(Arc::clone(&store) as _).await.unwrap();
-        let two = Namespace::open(Arc::clone(&store) as _).await.unwrap();
-        one.add(mount("/a", "s3://one")).await.unwrap();
-        let error = two.add(mount("/a", "s3://two")).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::AlreadyExists);
-        assert_eq!(two.table().get(&path("/a")).unwrap().uri.as_str(), "s3://one");
-        one.remove(&path("/a")).await.unwrap();
-        assert_eq!(two.remove(&path("/a")).await.unwrap_err().kind(), Kind::NotFound);
-        assert!(two.table().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_record_that_cannot_be_read_stops_the_opening() {
-        let misplaced = serde_json::to_vec(&mount("/b", "s3://b")).unwrap();
-        let plain = br#"{"path":"/a","uri":"s3://a","options":{"password":"hunter2"}}"#;
-        for value in [b"{".to_vec(), b"{}".to_vec(), misplaced, plain.to_vec()] {
-            let store = Arc::new(EmbeddedStore::in_memory().unwrap());
-            store.put("mounts/a", value, Expect::Absent).await.unwrap();
-            let error = Namespace::open(store).await.unwrap_err();
-            assert!(
-                matches!(&error, CatalogError::Record { key, .. } if key == "mounts/a"),
-                "{error:?}"
-            );
-            assert!(!format!("{error:?}").contains("hunter2"));
-        }
-    }
-
-    #[tokio::test]
-    async fn records_of_others_are_left_alone() {
-        let store = Arc::new(EmbeddedStore::in_memory().unwrap());
-        store.put("mountsmore", vec![1], Expect::Absent).await.unwrap();
-        store.put("jobs/1", vec![1], Expect::Absent).await.unwrap();
-        assert!(Namespace::open(store).await.unwrap().table().is_empty());
-    }
-
-    /// A store that can be taken away, and that can be made to wait before it changes anything.
-    #[derive(Debug)]
-    struct Unsteady {
-        store: EmbeddedStore,
-        away: AtomicBool,
-        entered: Semaphore,
-        may_change: Semaphore,
-    }
-
-    impl Unsteady {
-        fn new() -> Arc<Self> {
-            let store = EmbeddedStore::in_memory().unwrap();
-            let (entered, may_change) = (Semaphore::new(0), Semaphore::new(0));
-            Arc::new(Self {
-                store,
-                away: AtomicBool::new(false),
-                entered,
-                may_change,
-            })
-        }
-
-        fn check(&self) -> Result<(), MetaError> {
-            let away = MetaError::Store {
-                operation: "answer",
-                source: "the store is away".into(),
-            };
-            if self.away.load(Ordering::SeqCst) {
-                Err(away)
-            } else {
-                Ok(())
-            }
-        }
-    }
-
-    #[async_trait]
-    impl MetaStore for Unsteady {
-        async fn get(&self, key: &str) -> Result<Option<Entry>, MetaError> {
-            self.check()?;
-            self.store.get(key).await
-        }
-
-        async fn list(&self, prefix: &str) -> Result<Vec<(String, Entry)>, MetaError> {
-            self.check()?;
-            self.store.list(prefix).await
-        }
-
-        async fn put(&self, key: &str, value: Vec<u8>, expect: Expect) -> Result<u64, MetaError> {
-            self.check()?;
-            self.entered.add_permits(1);
-            self.may_change.acquire().await.unwrap().forget();
-            self.store.put(key, value, expect).await
-        }
-
-        async fn delete(&self, key: &str, expect: Expect) -> Result<(), MetaError> {
-            self.check()?;
-            self.store.delete(key, expect).await
-        }
-    }
-
-    #[tokio::test]
-    async fn with_the_store_away_lookups_serve_and_changes_are_unavailable() {
-        let store = Unsteady::new();
-        let namespace = Namespace::open(Arc::clone(&store) as _).await.unwrap();
-        store.may_change.add_permits(2);
-        namespace.add(mount("/a", "s3://a")).await.unwrap();
-        store.away.store(true, Ordering::SeqCst);
-        assert_eq!(
-            namespace.add(mount("/b", "s3://b")).await.unwrap_err().kind(),
-            Kind::Unavailable
-        );
-        assert_eq!(
-            namespace.remove(&path("/a")).await.unwrap_err().kind(),
-            Kind::Unavailable
-        );
-        assert_eq!(namespace.locate("s3://a/x").unwrap(), path("/a/x"));
-        assert_eq!(paths(&namespace), ["/a"]);
-        store.away.store(false, Ordering::SeqCst);
-        namespace.add(mount("/b", "s3://b")).await.unwrap();
-        assert_eq!(paths(&namespace), ["/a", "/b"]);
-    }
-
-    #[tokio::test]
-    async fn a_client_that_hangs_up_does_not_split_a_change() {
-        let store = Unsteady::new();
-        let namespace = Namespace::open(Arc::clone(&store) as _).await.unwrap();
-        let request = tokio::spawn({
-            let namespace = namespace.clone();
-            async move { namespace.add(mount("/a", "s3://a")).await }
-        });
-        store.entered.acquire().await.unwrap().forget();
-        request.abort();
-        assert!(request.await.unwrap_err().is_cancelled());
-        assert!(
-            namespace.table().is_empty(),
-            "what the store does not have yet is not seen"
-        );
-        store.may_change.add_permits(1);
-        // The next change waits for the one under way, and then finds it made.
-        let error = namespace.add(mount("/a", "s3://other")).await.unwrap_err();
-        assert_eq!(error.kind(), Kind::AlreadyExists);
-        assert_eq!(namespace.table().get(&path("/a")).unwrap().uri.as_str(), "s3://a");
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn changes_at_once_are_all_made() {
-        let namespace = in_memory().await;
-        let add = |i: usize| {
-            let namespace = namespace.clone();
-            tokio::spawn(async move { namespace.add(mount(&format!("/m{i}"), "s3://a")).await })
-        };
-        let tasks: Vec<_> = (0..16).map(|i| add(i % 8)).collect();
-        let mut made = 0;
-        for task in tasks {
-            made += usize::from(task.await.unwrap().is_ok());
-        }
-        assert_eq!((made, namespace.table().len()), (8, 8));
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jetbridge_cache::key::FileKey;
 use jetbridge_cache::{Cache, HeldColumn, HeldFile};
 use jetbridge_catalog::mount::MountTable;
 use jetbridge_catalog::path::NsPath;
@@ -32,6 +33,8 @@ pub struct Contents {
     pub dataset: Option<Arc<Dataset>>,
     /// What is held, generations that have been overwritten too, by path.
     pub held: Vec<Placed>,
+    /// Of what pages are on their way to be held.
+    pub arriving: Vec<FileKey>,
 }
 
 impl Contents {
@@ -57,10 +60,14 @@ pub async fn of(node: &Node, path: &NsPath) -> Result<Contents, ServiceError> {
             None
         }
     };
+    let table = node.namespace.table();
+    // In this order: what arrives meanwhile is in both, and not in none.
+    let arriving = arriving_below(&node.cache, &table, path);
     Ok(Contents {
         path: path.clone(),
         dataset,
-        held: held_below(&node.cache, &node.namespace.table(), path),
+        held: held_below(&node.cache, &table, path),
+        arriving: arriving.into_iter().map(|(_, key)| key).collect(),
     })
 }
 
@@ -88,26 +95,47 @@ pub async fn columns(cache: &Cache, dataset: &Dataset) -> Result<Vec<HeldColumn>
 }
 
 /// Drops what is held of files that a dataset no longer has, or has in another generation.
-pub async fn drop_outdated(cache: &Cache, table: &MountTable, dataset: &Dataset) {
+pub async fn drop_outdated(cache: &Arc<Cache>, table: Arc<MountTable>, dataset: &Arc<Dataset>) {
+    let (held_by, current) = (Arc::clone(cache), Arc::clone(dataset));
+    // A cache may hold millions of files. Looking at each is no work for a thread that answers others.
+    let looking = tokio::task::spawn_blocking(move || outdated(&held_by, &table, &current));
+    // It is not waited for to its end only where the process ends.
+    for (path, key) in looking.await.unwrap_or_default() {
+        tracing::debug!(%path, generation = %key.generation, "dropped an outdated file");
+        cache.remove_file(key.id()).await;
+    }
+}
+
+/// What is held, or about to be, below a dataset's path and is none of its files.
+fn outdated(cache: &Cache, table: &MountTable, dataset: &Dataset) -> Vec<(NsPath, FileKey)> {
     let current: HashMap<_, _> = dataset
         .files
         .iter()
         .map(|file| (&file.path, file.open.key.id()))
         .collect();
-    for placed in held_below(cache, table, &dataset.path) {
-        let id = placed.file.key.id();
-        if current.get(&placed.path) != Some(&id) {
-            tracing::debug!(path = %placed.path, generation = %placed.file.key.generation, "dropped an outdated file");
-            cache.remove_file(id).await;
-        }
-    }
+    let arriving = arriving_below(cache, table, &dataset.path);
+    let held = held_below(cache, table, &dataset.path);
+    let held = held.into_iter().map(|placed| (placed.path, placed.file.key));
+    let all = arriving.into_iter().chain(held);
+    all.filter(|(path, key)| current.get(path) != Some(&key.id())).collect()
+}
+
+fn arriving_below(cache: &Cache, table: &MountTable, path: &NsPath) -> Vec<(NsPath, FileKey)> {
+    let arriving = cache.arriving_files().into_iter();
+    let placed = arriving.filter_map(|key| Some((place_below(&key, table, path)?, key)));
+    placed.collect()
+}
+
+/// Where the mounts place a file, if that is below `path`.
+fn place_below(key: &FileKey, table: &MountTable, path: &NsPath) -> Option<NsPath> {
+    let at = table.resolve_uri(&UfsUri::parse(&key.uri).ok()?)?;
+    at.strip_prefix(path).is_some().then_some(at)
 }
 
 fn held_below(cache: &Cache, table: &MountTable, path: &NsPath) -> Vec<Placed> {
     let placed = cache.held_files().into_iter().filter_map(|file| {
-        let uri = UfsUri::parse(&file.key.uri).ok()?;
-        let at = table.resolve_uri(&uri)?;
-        at.strip_prefix(path).is_some().then_some(Placed { path: at, file })
+        let path = place_below(&file.key, table, path)?;
+        Some(Placed { path, file })
     });
     let mut placed: Vec<_> = placed.collect();
     placed.sort_by(|a, b| a.path.cmp(&b.path));

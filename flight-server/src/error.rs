@@ -14,8 +14,10 @@ use jetbridge_catalog::mount::MountError;
 use jetbridge_catalog::path::NsPath;
 use tonic::{Code, Status};
 
+use crate::cluster::seals::SealError;
 use crate::filter::FilterError;
 use crate::request::RequestError;
+use crate::sql::SqlError;
 use crate::ticket::TicketError;
 
 /// Longest message sent to a client: an HTTP/2 header list must hold it, and drivers give that 8 KiB.
@@ -27,6 +29,9 @@ pub enum ServiceError {
     /// A name, a mount or the metadata store.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The keys of tickets.
+    #[error(transparent)]
+    Seal(#[from] SealError),
     /// The storage behind a mount.
     #[error(transparent)]
     Ufs(#[from] UfsError),
@@ -39,6 +44,34 @@ pub enum ServiceError {
     /// A filter that does not parse or does not fit.
     #[error("the filter is wrong")]
     Filter(#[from] FilterError),
+    /// A statement that does not parse, does not fit the tables, or meets values that it cannot compute with.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// No dataset has this name.
+    #[error("there is no table {name}{hint}")]
+    NoSuchTable {
+        /// The name, as it was written.
+        name: String,
+        /// What may have been meant.
+        hint: String,
+    },
+    /// It took longer than it may.
+    #[error("{what} took longer than {}, which is all it may take", humantime::format_duration(*limit))]
+    Timeout {
+        /// What took so long.
+        what: String,
+        /// How long it may take.
+        limit: std::time::Duration,
+    },
+    /// Whoever asked for it, or somebody on their behalf, ended it.
+    #[error("{what} was cancelled")]
+    Cancelled {
+        /// What was cancelled.
+        what: String,
+    },
+    /// An error that several parts of one request met.
+    #[error(transparent)]
+    Shared(Arc<ServiceError>),
     /// A column that the dataset does not have.
     #[error(transparent)]
     Column(#[from] UnknownColumn),
@@ -75,9 +108,33 @@ pub enum ServiceError {
         /// What was asked for.
         path: NsPath,
     },
+    /// A scan names a file that its dataset does not have.
+    #[error("{path} has no data file {file:?}; `dataset.units` lists those that it has")]
+    NoSuchFile {
+        /// The dataset.
+        path: NsPath,
+        /// The file's path relative to it.
+        file: String,
+    },
+    /// A dataset is of another version than the reader knows.
+    #[error("STALE: {path} is of the version {found} now, and {asked} was asked for")]
+    OtherSnapshot {
+        /// The dataset.
+        path: NsPath,
+        /// The fingerprint that was asked for.
+        asked: String,
+        /// The fingerprint that it has.
+        found: String,
+    },
     /// The namespace changed between plan and read.
     #[error("STALE: other storage is mounted at {path} than when the ticket was issued; ask for a new one")]
     Remounted {
+        /// The dataset.
+        path: NsPath,
+    },
+    /// A poll goes on with another plan than it began with.
+    #[error("STALE: {path} has other data or other owners than when the poll began; poll for it anew")]
+    Replanned {
         /// The dataset.
         path: NsPath,
     },
@@ -100,6 +157,52 @@ pub enum ServiceError {
     Unimplemented {
         /// The feature.
         what: String,
+    },
+    /// Too much is asked for at once; the same may succeed soon.
+    #[error("{what}; try again")]
+    Busy {
+        /// What there is too much of.
+        what: String,
+    },
+    /// There is no room for what is asked for, and waiting does not help.
+    #[error("{what}")]
+    Full {
+        /// What does not fit, with figures.
+        what: String,
+    },
+    /// No job has this id.
+    #[error("there is no job {id}; `jobs ls` lists those that there are")]
+    NoSuchJob {
+        /// What was asked for.
+        id: String,
+    },
+    /// What is to be let go of is pinned.
+    #[error("{path} is not let go of, since {pin} is pinned; unpin it first")]
+    Pinned {
+        /// What was to be let go of.
+        path: NsPath,
+        /// The pin.
+        pin: NsPath,
+    },
+    /// No pin is of this path.
+    #[error("{path} is not pinned; `pin --list` lists what is")]
+    NoSuchPin {
+        /// What was to be unpinned.
+        path: NsPath,
+    },
+    /// A prepared statement is not there any more.
+    #[error("the prepared statement was closed; prepare it again")]
+    StatementClosed,
+    /// A query gives other columns than when its flight was planned.
+    #[error("STALE: the query gives other columns than when it was planned; ask for its flight again")]
+    AnswerChanged,
+    /// What another node said, whose part of a query failed.
+    #[error("{message}")]
+    Elsewhere {
+        /// Its code.
+        code: Code,
+        /// Its words.
+        message: String,
     },
     /// A defect of ours.
     #[error("internal error: {what}")]
@@ -132,15 +235,32 @@ impl ServiceError {
     pub fn code(&self) -> Code {
         match self {
             Self::Catalog(error) => catalog_code(error.kind()),
+            Self::Seal(SealError::Meta(error)) => catalog_code(error.kind()),
+            Self::Seal(_) => Code::Internal,
             Self::Ufs(error) => ufs_code(error.kind()),
             Self::Read(error) => read_code(error),
-            Self::Request(_) | Self::Filter(_) | Self::Column(_) | Self::Invalid { .. } => Code::InvalidArgument,
+            Self::Request(_) | Self::Filter(_) | Self::Column(_) | Self::Sql(_) | Self::Invalid { .. } => {
+                Code::InvalidArgument
+            }
+            Self::Shared(error) => error.code(),
+            Self::Elsewhere { code, .. } => *code,
+            Self::Timeout { .. } => Code::DeadlineExceeded,
+            Self::Cancelled { .. } => Code::Cancelled,
             Self::Ticket(error) => ticket_code(error),
-            Self::Merge { .. } | Self::Layout { .. } => Code::FailedPrecondition,
-            Self::NoSuchPath { .. } | Self::NoDataset { .. } => Code::NotFound,
-            Self::TooManyFiles { .. } => Code::ResourceExhausted,
-            Self::Remounted { .. } => Code::Aborted,
+            Self::Merge { .. } | Self::Layout { .. } | Self::Pinned { .. } => Code::FailedPrecondition,
+            Self::NoSuchPath { .. }
+            | Self::NoDataset { .. }
+            | Self::NoSuchTable { .. }
+            | Self::NoSuchFile { .. }
+            | Self::NoSuchJob { .. }
+            | Self::NoSuchPin { .. }
+            | Self::StatementClosed => Code::NotFound,
+            Self::TooManyFiles { .. } | Self::Full { .. } => Code::ResourceExhausted,
+            Self::Remounted { .. } | Self::Replanned { .. } | Self::OtherSnapshot { .. } | Self::AnswerChanged => {
+                Code::Aborted
+            }
             Self::Unimplemented { .. } => Code::Unimplemented,
+            Self::Busy { .. } => Code::Unavailable,
             Self::Internal { .. } => Code::Internal,
         }
     }
@@ -208,6 +328,7 @@ fn ufs_code(kind: UfsErrorKind) -> Code {
         UfsErrorKind::Stale => Code::Aborted,
         UfsErrorKind::Timeout | UfsErrorKind::Unavailable => Code::Unavailable,
         UfsErrorKind::InvalidOption => Code::InvalidArgument,
+        UfsErrorKind::Stopped => Code::Cancelled,
         // The storage's state is in the way, not a defect of ours.
         UfsErrorKind::Other => Code::FailedPrecondition,
     }

@@ -85,7 +85,7 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         if self.gathered.len() + bytes > GATHERED_BYTES {
             ready!(self.poll_write_gathered(context))?;
         }
-        self.gathered.reserve(bytes);
+        self.make_room(bytes);
         buffers
             .iter()
             .for_each(|buffer| self.gathered.extend_from_slice(buffer));
@@ -118,6 +118,20 @@ impl<T: AsyncWrite + Unpin> Shared<T> {
         }
         self.give_back();
         Poll::Ready(Ok(()))
+    }
+
+    /// Room for so many bytes more. A buffer that outgrows what is kept gets all of its room at once: to double it again and
+    /// again is to copy everything twice.
+    fn make_room(&mut self, bytes: usize) {
+        let length = self.gathered.len() + bytes;
+        let wanted = if length > KEPT_BYTES {
+            length.max(GATHERED_BYTES)
+        } else {
+            length
+        };
+        if self.gathered.capacity() < length {
+            self.gathered.reserve(wanted - self.gathered.len());
+        }
     }
 
     fn give_back(&mut self) {

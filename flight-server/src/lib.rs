@@ -8,16 +8,22 @@
 //!             -> admin        /livez /readyz /metrics
 //!             -> flight       the Flight service
 //!                  -> node    namespace, storage, cache, datasets, ticket keys
+//!                       -> cluster   this node among others: membership, metadata store, peers
 //!                       -> dataset   path -> files, generations, schema     (request, filter: what is asked of it)
+//!                       -> jobs      preload and verify: scheduler and workers
 //!                       -> contents  what the cache holds of a path, and letting go of it
 //!                       -> plan      scan -> row groups -> runs             (redeem, ticket: a run on its way)
+//!                       -> sql       statements over datasets, by DataFusion (statements: which run, which were ended)
+//!                       -> units     row groups, for readers that order them themselves
 //! ```
-//! Architecture invariant: this crate reads no Parquet and asks no store; the cache does. Nothing but `flight` and `cli`
-//! knows the protocol.
+//! Architecture invariant: this crate reads no Parquet and asks no store; the cache does. Nothing but `flight`, `cli`
+//! and what asks other nodes in `cluster` and `sql::distributed` knows the protocol.
 
 pub mod admin;
 mod authority;
+pub mod capacity;
 mod cli;
+pub mod cluster;
 pub mod config;
 pub mod connections;
 pub mod contents;
@@ -27,23 +33,34 @@ pub mod error;
 pub mod filter;
 pub mod flight;
 mod gather;
+pub mod jobs;
 pub mod listen;
 pub mod local;
 pub mod memory;
 pub mod node;
 pub mod observe;
+pub mod pins;
 pub mod plan;
 pub mod redeem;
 pub mod request;
 pub mod retention;
 pub mod server;
+pub mod sql;
+pub mod statements;
 pub mod stores;
 pub mod ticket;
+pub mod units;
 
 use std::ffi::OsString;
 
 /// Runs the `jetbridge` command with these arguments, the program's name first, and returns its exit code: 0 done,
 /// 1 failed, 2 wrong usage. The binary and the Python wheel are both this function.
 pub fn run_cli(arguments: impl IntoIterator<Item = OsString>) -> u8 {
-    cli::run(arguments)
+    cli::run(arguments, None)
+}
+
+/// As [`run_cli`], in a process whose executable is not this program: `program` is the command line that starts it, to which
+/// arguments are added, such as `python -m jetbridge`. `serve --workers` starts its workers by it.
+pub fn run_cli_as(arguments: impl IntoIterator<Item = OsString>, program: Option<Vec<OsString>>) -> u8 {
+    cli::run(arguments, program)
 }

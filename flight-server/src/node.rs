@@ -1,7 +1,7 @@
 //! The node: namespace, storage, cache and datasets of one process, without any protocol.
 //!
 //! ```text
-//! Flight, CLI, admin --> Node { namespace (catalog) , stores (UFS) , cache , datasets , ticket keys }
+//! Flight, CLI, admin --> Node { namespace (catalog) , stores (UFS) , cache , datasets , cluster , ticket keys }
 //! ```
 //! Architecture invariant: nothing below this module knows of Flight, and the cache never asks the catalog; what a cache
 //! entry is valid for is in its key, and a change in the namespace goes from here to the cache.
@@ -13,29 +13,30 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use jetbridge_cache::Cache;
 use jetbridge_cache::ufs::{CheckReport, Ufs, UfsContext};
-use jetbridge_catalog::meta::{EmbeddedStore, Expect, MetaError, MetaStore};
 use jetbridge_catalog::mount::{Mount, MountTable};
 use jetbridge_catalog::namespace::Namespace;
 use jetbridge_catalog::path::NsPath;
 use jetbridge_catalog::secret::SecretRef;
 use jetbridge_catalog::uri::Scheme;
+use tokio::sync::Semaphore;
 
+use crate::cluster::pass::Pass;
+use crate::cluster::{self, Cluster, Identity, Places, Role, seals, store};
 use crate::config::Settings;
 use crate::dataset::{Dataset, Datasets, Tree};
 use crate::error::ServiceError;
-use crate::plan::{self, Plan};
+use crate::jobs::Jobs;
+use crate::pins::{self, Pins};
+use crate::plan::{self, Lineage, Placements, Plan};
 use crate::request::ScanSpec;
 use crate::retention;
+use crate::sql::SqlEngine;
+use crate::sql::distributed::Distribution;
+use crate::statements::Statements;
 use crate::ticket::TicketKeys;
 
-/// File of the embedded metadata store in the data folder.
-const META_FILE: &str = "meta.redb";
-
-/// Key of the cluster's id in the metadata store.
-const CLUSTER_ID_KEY: &str = "cluster/id";
-
-/// File of the keys that tickets are signed with, in the data folder.
-const TICKET_KEYS_FILE: &str = "ticket.keys";
+/// Other nodes may have one part in this many of the byte budget at once.
+const PEER_SHARE: u64 = 16;
 
 /// Everything that answers requests.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Node {
     pub cache: Arc<Cache>,
     /// Snapshots of datasets.
     pub datasets: Datasets,
+    /// Who owns their splits.
+    pub placements: Placements,
     /// What tickets are signed with.
     pub keys: TicketKeys,
     /// How long a ticket is valid.
@@ -56,31 +59,47 @@ pub struct Node {
     pub endpoint_bytes: u64,
     /// The byte budget.
     pub memory_bytes: u64,
-    /// The id of the cluster, made at the first start: tickets of another cluster are refused.
-    pub cluster_id: String,
+    /// This node among others.
+    pub cluster: Cluster,
+    /// KiB of memory that other nodes may have of this one at once, free now; all of them is [`Node::peer_room_kib`].
+    pub peer_room: Arc<Semaphore>,
+    /// All of [`Node::peer_room`].
+    pub peer_room_kib: u32,
+    /// What stays in the caches.
+    pub pins: Pins,
+    /// Preloads and the like.
+    pub jobs: Jobs,
+    /// Queries.
+    pub sql: SqlEngine,
+    /// This node's part in queries of several nodes.
+    pub distribution: Arc<Distribution>,
+    /// Which of them run, and which were ended by word.
+    pub statements: Arc<Statements>,
     /// When the node came up.
     pub started: Instant,
-    /// Held while the cache is told what the mounts say, so that it hears of the last change last.
+    /// Held while the cache is told what mounts and pins say, so that it hears of the last change last.
     telling: tokio::sync::Mutex<()>,
 }
 
 pub use crate::stores::Stores;
 
 impl Node {
-    /// Opens the node's state in the data folder, mounts what the settings name, and opens no storage yet.
+    /// Opens the node's state in the data folder, finds its cluster, mounts what the settings name, and opens no storage yet.
+    /// It joins its cluster later ([`crate::cluster::follow::join`]).
     ///
     /// A mount that the settings name replaces one that was kept under the same path: the command line is the operator's
     /// latest word. Mounts made through the API stay until they are removed.
     ///
     /// # Errors
-    /// A data folder that is in use or cannot be read, mounts that are not valid.
-    pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
-        let store: Arc<dyn MetaStore> = Arc::new(
-            EmbeddedStore::open(settings.data_dir.join(META_FILE)).context("the metadata store cannot be opened")?,
-        );
-        let cluster_id = cluster_id(store.as_ref())
+    /// A data folder that is in use or cannot be read, a metadata store that cannot be reached or is another cluster's, mounts
+    /// that are not valid.
+    pub async fn open(settings: &Settings, role: Role, places: Places) -> anyhow::Result<Self> {
+        let cluster = open_cluster(settings, role, places).await?;
+        let store = Arc::clone(cluster.store());
+        let keys = seals::open(store.as_ref())
             .await
-            .context("the cluster's id cannot be read")?;
+            .context("the ticket keys cannot be read")?;
+        let pins = Pins::open(store.as_ref()).await.context("the pins cannot be read")?;
         let namespace = Arc::new(Namespace::open(store).await.context("the mounts cannot be read")?);
         for mount in &settings.mounts {
             declare(&namespace, mount)
@@ -95,22 +114,34 @@ impl Node {
         }
         let cache = Arc::new(Cache::open(settings.cache_config())?);
         retention::apply(&cache, &namespace.table()).await?;
+        pins::apply(&cache, &namespace.table(), &pins).await;
         let datasets = Datasets::new(
             Tree::new(Arc::clone(&namespace), Arc::clone(&stores)),
             Arc::clone(&cache),
+            cluster.footer_holders(),
         );
-        let keys =
-            TicketKeys::open(&settings.data_dir.join(TICKET_KEYS_FILE)).context("the ticket keys cannot be read")?;
+        let distribution = Arc::new(Distribution::new(&cluster, settings.sql.spread_bytes));
+        let sql = SqlEngine::open(settings.sql.clone(), cache.budget().clone(), &settings.data_dir)?;
+        sql.set_spread(Arc::clone(&distribution) as _);
+        let peer_room_kib = u32::try_from(settings.memory_bytes / PEER_SHARE / 1024).unwrap_or(u32::MAX);
         Ok(Self {
+            distribution,
             namespace,
             stores,
             cache,
             datasets,
+            placements: Placements::default(),
             keys,
+            cluster,
             ticket_ttl: settings.ticket_ttl,
             endpoint_bytes: settings.endpoint_bytes,
             memory_bytes: settings.memory_bytes,
-            cluster_id,
+            peer_room: Arc::new(Semaphore::new(usize::try_from(peer_room_kib).unwrap_or(usize::MAX))),
+            peer_room_kib,
+            pins,
+            jobs: Jobs::new(settings.job_history),
+            sql,
+            statements: Arc::default(),
             started: Instant::now(),
             telling: tokio::sync::Mutex::default(),
         })
@@ -148,7 +179,24 @@ impl Node {
     }
 
     async fn plan_once(&self, path: &NsPath, spec: &ScanSpec) -> Result<Plan, ServiceError> {
-        plan::plan(&self.cache, self.datasets.get(path).await?, spec, self.endpoint_bytes).await
+        let dataset = self.datasets.get(path).await?;
+        let lineage = self.lineage(&dataset)?;
+        plan::plan(&self.cache, dataset, spec, &lineage, self.endpoint_bytes).await
+    }
+
+    /// Who owns the splits of a dataset, as the cluster is seen now.
+    ///
+    /// # Errors
+    /// A mount's option that cannot be read, which none is that was mounted.
+    pub fn lineage(&self, dataset: &Arc<Dataset>) -> Result<Lineage, ServiceError> {
+        let resolved = self.namespace.table().resolve(&dataset.path);
+        let replicas = resolved.map_or(Ok(1), |resolved| resolved.mount.replicas())?;
+        Ok(self.lineage_of(dataset, replicas))
+    }
+
+    /// The same, as if so many nodes were to hold each split.
+    pub fn lineage_of(&self, dataset: &Arc<Dataset>, replicas: usize) -> Lineage {
+        self.placements.lineage(self.cluster.view(), dataset, replicas)
     }
 
     /// Adds a mount after its storage answered: credentials, listing, a range read.
@@ -177,9 +225,38 @@ impl Node {
         self.tell_retention().await
     }
 
+    /// Takes over that mounts were changed, here or by another node.
+    pub async fn mounts_changed(&self, paths: &[NsPath]) {
+        let table = self.namespace.table();
+        for path in paths {
+            match table.get(path) {
+                // Another node let it in.
+                Some(mount) if mount.uri.scheme() == Scheme::File => self.stores.admit(folder_of(mount)),
+                Some(_) => {}
+                None => self.stores.forget(path),
+            }
+            self.datasets.refresh(path);
+        }
+        if let Err(error) = self.tell_retention().await {
+            tracing::warn!(
+                error = crate::error::chain(&error),
+                "what the mounts let keep is not known"
+            );
+        }
+    }
+
+    /// Takes over that pins were changed, here or by another node.
+    pub async fn pins_changed(&self) {
+        let _telling = self.telling.lock().await;
+        pins::apply(&self.cache, &self.namespace.table(), &self.pins).await;
+    }
+
     async fn tell_retention(&self) -> Result<(), ServiceError> {
         let _telling = self.telling.lock().await;
-        retention::apply(&self.cache, &self.namespace.table()).await
+        let table = self.namespace.table();
+        // What is pinned is so by its storage, which may have come or gone.
+        pins::apply(&self.cache, &table, &self.pins).await;
+        retention::apply(&self.cache, &table).await
     }
 
     /// Tries the storage of a mount.
@@ -207,17 +284,22 @@ impl Node {
     }
 }
 
-/// The id under [`CLUSTER_ID_KEY`]; of several nodes that start at once, the first to write decides.
-async fn cluster_id(store: &dyn MetaStore) -> anyhow::Result<String> {
-    if store.get(CLUSTER_ID_KEY).await?.is_none() {
-        let id = uuid::Uuid::new_v4().to_string();
-        match store.put(CLUSTER_ID_KEY, id.into_bytes(), Expect::Absent).await {
-            Ok(_) | Err(MetaError::Conflict { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let entry = store.get(CLUSTER_ID_KEY).await?.context("it was removed just now")?;
-    Ok(String::from_utf8(entry.value)?)
+/// Finds the node's cluster, or makes one.
+async fn open_cluster(settings: &Settings, role: Role, places: Places) -> anyhow::Result<Cluster> {
+    let pass = Pass::of(settings.cluster.key.as_ref())?;
+    let identity = Identity::of_this_start(&settings.data_dir)?;
+    let store = store::open(&settings.cluster.meta, &settings.data_dir, &pass)
+        .await
+        .context("the node has no cluster")?;
+    Ok(Cluster::new(cluster::Parts {
+        identity,
+        role,
+        places,
+        weight_bytes: settings.cluster.weight_bytes,
+        grace: settings.cluster.grace,
+        store,
+        pass,
+    })?)
 }
 
 /// Mounts what the settings name, in place of what is kept there.

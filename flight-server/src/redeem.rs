@@ -13,15 +13,16 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use jetbridge_cache::ReadError;
 use jetbridge_cache::key::{FileKey, Generation, RowGroup};
-use jetbridge_cache::page::OpenFile;
-use jetbridge_cache::scan::{Pause, ScanBatch, ScanRequest, Split};
+use jetbridge_cache::page::{OpenFile, Peers};
+use jetbridge_cache::scan::{Ahead, Pause, Residency, ScanBatch, ScanRequest, Sieve, Split};
 use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{PartitionKind, PartitionValue};
 use jetbridge_catalog::path::NsPath;
 
+use crate::cluster::peers::{PeerReads, Reach};
 use crate::dataset::{Dataset, partition_array};
 use crate::error::ServiceError;
-use crate::filter::Predicate;
+use crate::filter::{PageSieve, Predicate};
 use crate::node::Node;
 use crate::plan::{Plan, Run, RunFile};
 use crate::request::ScanSpec;
@@ -44,7 +45,7 @@ impl<'a> Sealer<'a> {
     pub fn new(node: &'a Node, plan: &'a Plan, spec: &ScanSpec, expires: SystemTime) -> Self {
         let template = Ticket {
             expires_unix_ms: unix_ms(expires),
-            audience: node.cluster_id.clone(),
+            audience: node.cluster.cluster_id().to_owned(),
             dataset: plan.dataset.path.to_string(),
             uri: storage_uri(node, &plan.dataset.path),
             columns: spec.columns.clone(),
@@ -61,6 +62,9 @@ impl<'a> Sealer<'a> {
                 .map(|column| partition(&column.name, column.kind))
                 .collect(),
             files: Vec::new(),
+            epoch: plan.view.epoch(),
+            holders: Vec::new(),
+            splits: Vec::new(),
         };
         Self {
             node,
@@ -69,15 +73,17 @@ impl<'a> Sealer<'a> {
         }
     }
 
-    /// The ticket of one run.
+    /// The ticket of one run, which nodes of these ids may hold, the likeliest first.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED for a run that names more files than a ticket may.
-    pub fn seal(&self, run: &Run) -> Result<Bytes, ServiceError> {
+    pub fn seal(&self, run: &Run, holders: Vec<String>) -> Result<Bytes, ServiceError> {
         let files = run.files.iter().map(|file| self.file(file)).collect();
         let ticket = Ticket {
             limit: run.limit,
             files,
+            holders,
+            splits: run.splits.iter().map(|split| split.0).collect(),
             ..self.template.clone()
         };
         Ok(self.node.keys.seal(&ticket)?)
@@ -107,6 +113,8 @@ pub struct Redeemed {
     pub dataset: NsPath,
     /// What the cache is to be asked for.
     pub request: ScanRequest,
+    /// The numbers of the splits that it reads.
+    splits: Vec<u64>,
 }
 
 /// The rows of a ticket.
@@ -128,14 +136,28 @@ pub fn redeem(node: &Arc<Node>, ticket: &[u8]) -> Result<Redeemed, ServiceError>
     Ok(Redeemed {
         dataset: node.locate(&ticket.dataset)?,
         request: scan_request(node, &ticket)?,
+        splits: ticket.splits,
         node: Arc::clone(node),
     })
 }
 
 impl Redeemed {
+    /// Where its bytes are now, on this node.
+    pub async fn residency(&self) -> Residency {
+        let splits = self.request.splits.iter();
+        let files: Vec<_> = splits.map(|split| (&split.file, split.row_groups.clone())).collect();
+        self.node.cache.residency(&files, &self.request.read).await
+    }
+
+    /// Counts a read of its splits, by which those are found that many read.
+    pub fn count_read(&self) {
+        self.node.cluster.count_read(&self.splits);
+    }
+
     /// Begins to read; errors of storage and files come in the stream.
     #[must_use]
     pub fn rows(self) -> Rows {
+        self.count_read();
         let schema = Arc::clone(&self.request.output);
         let (batches, pause) = self.node.cache.pausable_scan(self.request);
         let (node, dataset) = (self.node, self.dataset);
@@ -164,7 +186,7 @@ pub fn failed(node: &Node, dataset: &NsPath, error: ReadError) -> ServiceError {
 pub fn open(node: &Node, ticket: &[u8]) -> Result<Ticket, ServiceError> {
     Ok(node
         .keys
-        .open_ticket(ticket, &node.cluster_id, unix_ms(SystemTime::now()))?)
+        .open_ticket(ticket, node.cluster.cluster_id(), unix_ms(node.cluster.now()))?)
 }
 
 /// The same ticket, valid until `expires`.
@@ -190,35 +212,31 @@ pub fn scan_request(node: &Node, ticket: &Ticket) -> Result<ScanRequest, Service
     }
     let read = schema_from_ipc(&ticket.schema_ipc).map_err(|error| unreadable(&error))?;
     let output = output_schema(ticket, &read)?;
-    let filter = match &ticket.filter {
-        Some(sql) => Some(Predicate::parse(sql, &read)?.row_filter(&read)?),
-        None => None,
-    };
+    let predicate = ticket.filter.as_ref().map(|sql| Predicate::parse(sql, &read));
+    let predicate = predicate.transpose()?;
+    let filter = predicate
+        .as_ref()
+        .map(|predicate| predicate.row_filter(&read))
+        .transpose()?;
+    let sieve = predicate.and_then(|predicate| PageSieve::of(predicate.pruning()));
+    let peers = PeerReads::among(&node.cluster.peers, ticket.holders.as_slice().into(), Reach::Owner);
     let splits = ticket
         .files
         .iter()
-        .map(|file| split(node, ticket, &dataset, file))
+        .map(|file| split(node, ticket, &dataset, file, peers.clone()))
         .collect::<Result<_, _>>()?;
     Ok(ScanRequest {
         splits,
         read,
         output,
         filter,
+        sieve: sieve.map(|sieve| Arc::new(sieve) as Arc<dyn Sieve>),
         limit: ticket.limit,
         skip: 0,
         batch_bytes: BATCH_BYTES,
+        is_mapped: false,
+        ahead: Ahead::Far,
     })
-}
-
-/// Where the bytes of a run are now: `decoded`, `raw` or `none`.
-pub async fn cached(node: &Node, plan: &Plan, run: &Run) -> &'static str {
-    let row_groups = |file: &RunFile| file.row_groups.iter().copied().map(RowGroup).collect();
-    let files: Vec<_> = run
-        .files
-        .iter()
-        .map(|file| (&plan.dataset.files[file.file].open, row_groups(file)))
-        .collect();
-    node.cache.residency(&files, &plan.read).await.as_str()
 }
 
 /// Size of the messages that batches are cut for: large enough for the wire, small enough for a CPU cache.
@@ -240,7 +258,13 @@ fn output_schema(ticket: &Ticket, read: &SchemaRef) -> Result<SchemaRef, Service
     }
 }
 
-fn split(node: &Node, ticket: &Ticket, dataset: &NsPath, file: &TicketFile) -> Result<Split, ServiceError> {
+fn split(
+    node: &Node,
+    ticket: &Ticket,
+    dataset: &NsPath,
+    file: &TicketFile,
+    peers: Option<Arc<dyn Peers>>,
+) -> Result<Split, ServiceError> {
     let path = dataset.join(&file.path).map_err(|error| unreadable(&error))?;
     let (ufs, relative) = node.resolve(&path)?;
     let key = FileKey {
@@ -261,6 +285,8 @@ fn split(node: &Node, ticket: &Ticket, dataset: &NsPath, file: &TicketFile) -> R
             ufs,
             path: relative,
             key,
+            peers,
+            errand: None,
         },
         path: path.to_string(),
         row_groups: file.row_groups.iter().copied().map(RowGroup).collect(),
@@ -315,7 +341,8 @@ fn partition_value(value: &TicketValue) -> PartitionValue {
     }
 }
 
-fn unix_ms(time: SystemTime) -> u64 {
+/// A time in milliseconds since 1970 UTC, as sealed contents have it.
+pub(crate) fn unix_ms(time: SystemTime) -> u64 {
     let since_epoch = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }

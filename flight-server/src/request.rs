@@ -1,7 +1,10 @@
-//! The JSON scan: `{"path": ..., "columns": [...], "filter": "...", "limit": n, "ordered": bool}`.
+//! The JSON scan: `{"path": ..., "columns": [...], "filter": "...", "limit": n, "ordered": bool}`, and for readers that
+//! decide on the order of reading themselves `"parts"` and `"snapshot"`.
 //!
 //! Read by hand and not by a derived `Deserialize`, for its messages: they name the key, what it takes and what was given,
 //! and a key given twice or not known is refused, where serde would take the last one or list only variants.
+
+mod parts;
 
 use std::fmt;
 
@@ -11,15 +14,17 @@ use serde_json::Value;
 
 use crate::filter::nearest;
 
+pub use parts::{MAX_PART_ROW_GROUPS, Part};
+
 /// Longest JSON scan, in bytes.
 pub const MAX_SCAN_BYTES: usize = 1024 * 1024;
 /// Longest piece of a request repeated in a message, in characters.
 const MAX_SHOWN_CHARS: usize = 80;
 /// The keys of a JSON scan.
-const KEYS: [&str; 5] = ["path", "columns", "filter", "limit", "ordered"];
+const KEYS: [&str; 7] = ["path", "columns", "filter", "limit", "ordered", "parts", "snapshot"];
 
 /// What to read of one dataset.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct ScanSpec {
     /// A namespace path, or the URI of something mounted.
     pub path: String,
@@ -35,6 +40,12 @@ pub struct ScanSpec {
     /// Whether the answer must come in the dataset's order. Default: no.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub ordered: bool,
+    /// Row groups to read, in this order and no others; none given = all, in the dataset's order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Vec<Part>>,
+    /// The fingerprint of the version to read, as `dataset.units` tells it; none given = the one that there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
 }
 
 /// Why a JSON scan was refused.
@@ -53,7 +64,7 @@ pub enum RequestError {
         reason: String,
     },
     /// A key that a scan does not have.
-    #[error("unknown key {key:?} in the scan{}; the keys are path, columns, filter, limit and ordered", did_you_mean(.nearest))]
+    #[error("unknown key {key:?} in the scan{}; the keys are {}", did_you_mean(.nearest), KEYS.join(", "))]
     UnknownKey {
         /// The key, shortened if it is long.
         key: String,
@@ -79,6 +90,20 @@ pub enum RequestError {
         /// What was given, shortened if it is long.
         found: String,
     },
+    /// More row groups than [`MAX_PART_ROW_GROUPS`].
+    #[error("\"parts\" names {row_groups} row groups; at most {MAX_PART_ROW_GROUPS} are read by one scan")]
+    TooManyParts {
+        /// How many it names.
+        row_groups: usize,
+    },
+    /// A row group that is to be read twice.
+    #[error("row group {row_group} of {file:?} is given twice in \"parts\"")]
+    RepeatedPart {
+        /// The file, shortened if its path is long.
+        file: String,
+        /// The row group.
+        row_group: u32,
+    },
 }
 
 impl ScanSpec {
@@ -93,13 +118,7 @@ impl ScanSpec {
         let Pairs(pairs) = serde_json::from_slice(json).map_err(|error| RequestError::NotAnObject {
             reason: shorten(&error.to_string()),
         })?;
-        let mut spec = Self {
-            path: String::new(),
-            columns: None,
-            filter: None,
-            limit: None,
-            ordered: false,
-        };
+        let mut spec = Self::default();
         let mut seen = Vec::with_capacity(KEYS.len());
         for (key, value) in pairs {
             let known = known_key(&key)?;
@@ -131,6 +150,10 @@ impl ScanSpec {
             ("columns", other) => return Err(wrong(key, "a list of column names", &other)),
             ("filter", Value::String(sql)) => self.filter = Some(sql),
             ("filter", other) => return Err(wrong(key, "a SQL predicate, as a string", &other)),
+            ("parts", Value::Array(pairs)) => self.parts = Some(parts::from_json(pairs)?),
+            ("parts", other) => return Err(wrong(key, "a list of pairs of a file and its row groups", &other)),
+            ("snapshot", Value::String(fingerprint)) => self.snapshot = Some(fingerprint),
+            ("snapshot", other) => return Err(wrong(key, "a dataset's fingerprint, as a string", &other)),
             ("limit", limit) => {
                 self.limit = Some(
                     limit
@@ -245,7 +268,7 @@ mod tests {
     #[test]
     fn only_the_path_is_needed_and_null_is_as_good_as_nothing() {
         let spec = ScanSpec::from_json(br#"{"path": "/x"}"#).unwrap();
-        let nulls = br#"{"path": "/x", "columns": null, "filter": null, "limit": null, "ordered": null}"#;
+        let nulls = br#"{"path": "/x", "columns": null, "filter": null, "limit": null, "ordered": null, "parts": null, "snapshot": null}"#;
         assert_eq!(ScanSpec::from_json(nulls), Ok(spec.clone()));
         assert_eq!(spec.to_json(), r#"{"path":"/x"}"#);
     }
@@ -385,7 +408,7 @@ mod tests {
 
         #[test]
         fn what_is_written_reads_back(path in ".{1,40}", columns: Option<Vec<String>>, filter: Option<String>, limit: Option<u64>, ordered: bool) {
-            let spec = ScanSpec { path, columns, filter, limit, ordered };
+            let spec = ScanSpec { path, columns, filter, limit, ordered, ..ScanSpec::default() };
             proptest::prop_assert_eq!(ScanSpec::from_json(spec.to_json().as_bytes()), Ok(spec));
         }
     }

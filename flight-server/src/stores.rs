@@ -5,17 +5,18 @@
 //! anew when the mount's definition changed.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jetbridge_cache::ufs::{StoreSpec, Ufs, UfsContext, UfsError};
 use jetbridge_catalog::mount::Mount;
 use jetbridge_catalog::path::NsPath;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
-/// Opens and keeps the storage of mounts. Lock order: the one lock is never held across an await.
+/// Opens and keeps the storage of mounts. Lock order: `open` before `context`; neither is held across an await.
 #[derive(Debug)]
 pub struct Stores {
-    context: UfsContext,
+    context: RwLock<UfsContext>,
     open: Mutex<HashMap<NsPath, (Arc<Mount>, Ufs)>>,
 }
 
@@ -24,7 +25,7 @@ impl Stores {
     #[must_use]
     pub fn new(context: UfsContext) -> Self {
         Self {
-            context,
+            context: RwLock::new(context),
             open: Mutex::default(),
         }
     }
@@ -40,7 +41,7 @@ impl Stores {
         {
             return Ok(ufs.clone());
         }
-        let ufs = Ufs::open(spec(mount), &self.context)?;
+        let ufs = Ufs::open(spec(mount), &self.context.read())?;
         open.insert(mount.path.clone(), (Arc::clone(mount), ufs.clone()));
         Ok(ufs)
     }
@@ -50,7 +51,15 @@ impl Stores {
     /// # Errors
     /// As [`Stores::get`].
     pub fn probe(&self, mount: &Mount) -> Result<Ufs, UfsError> {
-        Ufs::open(spec(mount), &self.context)
+        Ufs::open(spec(mount), &self.context.read())
+    }
+
+    /// Lets mounts lie in one more folder, since another node of the cluster let one in.
+    pub fn admit(&self, folder: PathBuf) {
+        let mut context = self.context.write();
+        if !context.file_roots.contains(&folder) {
+            context.file_roots.push(folder);
+        }
     }
 
     /// Forgets the storage of a removed mount; reads under way keep theirs until they end.

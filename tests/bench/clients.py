@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.flight as flight
 
+import usage
 from harness.flight import by_scan
 from storages import Storage
 
@@ -39,6 +39,8 @@ class Read:
     seconds: float
     user_s: float
     system_s: float
+    # What the process had resident at the most meanwhile, with what it had before.
+    peak_bytes: int
     rows: int
     arrow_bytes: int
 
@@ -101,12 +103,10 @@ def ready() -> None:
 
 
 def timed(read: Callable[..., pa.Table], asked: tuple[Any, ...]) -> Read:
-    """Wall and CPU seconds of one read."""
-    before, start_s = os.times(), time.perf_counter()
-    table = read(*asked)
-    seconds, after = time.perf_counter() - start_s, os.times()
+    """Time, CPU and memory of one read."""
+    table, took = usage.used(lambda: read(*asked))
     assert table.num_rows > 0
-    return Read(seconds, after.user - before.user, after.system - before.system, table.num_rows, table.nbytes)
+    return Read(took.seconds, took.user_s, took.system_s, took.peak_bytes, table.num_rows, table.nbytes)
 
 
 def read_directly(storage: Storage, columns: Columns) -> pa.Table:

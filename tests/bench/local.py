@@ -2,42 +2,46 @@
 
 Each side makes a table of it and sums every value, as a program that computes has to look at all of it. What shared
 memory takes until the table is there, before anything is looked at, is a line of its own.
+
+All sides are programs in Python that sum numbers and the lengths of texts, but for three, which take turns with them: a
+client in Rust that sums every byte of the texts as well, and pyarrow doing so over TCP and over the files. Shared
+memory is read by hand, with nothing but pyarrow, and by the Python package's own client, which reads over TCP as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import functools
 import shutil
 import statistics
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.flight as flight
 import pyarrow.parquet as pq
 
+import native
+import package
 import report
+import usage
 from clients import Client
 from harness.flight import by_path
 from harness.server import Options, Server
 from harness.shared_memory import SharedMemory, plan_local, read_shared
 from harness.tpch import lineitem
 from senders import ARGS, PATH, warm
+from sums import OfTexts, Sums, lengths, lengths_and_bytes, sums_of
 
 BY_TCP_RATIO = BY_PARQUET_RATIO = 1 / 5
 HANDED_OVER_S = 0.05
+GB, MIB = 1e9, 1 << 20
 SHARED, UNIX, TCP, PARQUET = "shared memory", "grpc+unix", "TCP", "local Parquet"
-# A string view: its length, then twelve bytes of it or of where it is.
-VIEW_WORDS = 4
-
-Sums = dict[str, int | Decimal]
+PACKAGE, PACKAGE_TCP = "the package, shared memory", "the package, TCP"
+NATIVE, TCP_BYTES, PARQUET_BYTES = "Rust", "TCP, every byte", "local Parquet, every byte"
+# What is compared: those that sum lengths of texts, and those that sum their bytes as well.
+ALIKE = ((SHARED, UNIX, TCP, PARQUET, PACKAGE, PACKAGE_TCP), (NATIVE, TCP_BYTES, PARQUET_BYTES))
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,14 @@ class Summed:
     there_s: float
     summed_s: float
     cpu_s: float
+    peak_bytes: int
+    arrow_bytes: int
     sums: Sums
+
+
+# A way to read and sum; some say more of a read than others.
+Side = Callable[[], Summed | native.NativeRead]
+Found = dict[str, list[Summed | native.NativeRead]]
 
 
 def run(work_dir: Path, scale_factor: float, rounds: int) -> list[report.Line]:
@@ -58,85 +69,122 @@ def run(work_dir: Path, scale_factor: float, rounds: int) -> list[report.Line]:
     server = Server(data_dir, Options(mounts={PATH: f"file://{folder}"}, args=ARGS))
     try:
         warm(server)
-        sides: dict[str, tuple[Callable[[str], pa.Table], str]] = {
-            SHARED: (by_shared_memory, server.flight_uri),
-            UNIX: (by_unix_socket, server.flight_uri),
-            TCP: (by_tcp, server.flight_uri),
-            PARQUET: (by_parquet, str(folder)),
-        }
-        return [*lines(measured(sides, rounds))]
+        with sides(server.flight_uri, folder) as there:
+            found = measured(there, rounds)
+        return [*lines(found), *package_lines(found), *native_lines(found)]
     finally:
         server.stop()
 
 
-def measured(sides: dict[str, tuple[Callable[[str], pa.Table], str]], rounds: int) -> dict[str, list[Summed]]:
-    """So many reads of each side."""
-    found: dict[str, list[Summed]] = {name: [] for name in sides}
-    sums: Sums = {}
+@contextlib.contextmanager
+def sides(uri: str, folder: Path) -> Iterator[dict[str, Side]]:
+    """All of them, each in a process of its own."""
+    in_python: dict[str, tuple[Callable[[str], pa.Table], str, OfTexts]] = {
+        SHARED: (by_shared_memory, uri, lengths),
+        UNIX: (by_unix_socket, uri, lengths),
+        TCP: (by_tcp, uri, lengths),
+        PARQUET: (by_parquet, str(folder), lengths),
+        PACKAGE: (functools.partial(package.by_shared_memory, path=PATH), uri, lengths),
+        PACKAGE_TCP: (functools.partial(package.over_tcp, path=PATH), uri, lengths),
+        TCP_BYTES: (by_tcp, uri, lengths_and_bytes),
+        PARQUET_BYTES: (by_parquet, str(folder), lengths_and_bytes),
+    }
     with contextlib.ExitStack() as stack:
-        clients = {name: stack.enter_context(contextlib.closing(Client(fresh=False))) for name in sides}
-        for number in range(rounds + 1):
-            for name, (read, place) in sides.items():
-                one = clients[name].call(summed, read, place)
-                sums = sums or one.sums
-                assert one.sums == sums, f"{name} has other sums"
-                if number:
-                    found[name].append(one)
-            if number:
-                told = ", ".join(f"{name} {ones[-1].summed_s * 1e3:.0f} ms" for name, ones in found.items())
-                print(f"bench: local, round {number} of {rounds}: {told}", flush=True)
+        there: dict[str, Side] = {NATIVE: stack.enter_context(native.started(uri, PATH)).read}
+        for name, asked in in_python.items():
+            client = stack.enter_context(contextlib.closing(Client(fresh=False)))
+            there[name] = functools.partial(client.call, summed, *asked)
+        yield there
+
+
+def measured(there: dict[str, Side], rounds: int) -> Found:
+    """So many reads of each side."""
+    found: Found = {name: [] for name in there}
+    for number in range(rounds + 1):
+        of_round = {name: read() for name, read in there.items()}
+        for alike in ALIKE:
+            for name in alike:
+                assert of_round[name].sums == of_round[alike[0]].sums, f"{name} has other sums than {alike[0]}"
+        if number:
+            for name, one in of_round.items():
+                found[name].append(one)
+            told = ", ".join(f"{name} {one.summed_s * 1e3:.0f} ms" for name, one in of_round.items())
+            print(f"bench: local, round {number} of {rounds}: {told}", flush=True)
     return found
 
 
-def lines(found: dict[str, list[Summed]]) -> Sequence[report.Line]:
-    """Shared memory against the others."""
-    ours = [one.summed_s for one in found[SHARED]]
+def lines(found: Found) -> Sequence[report.Line]:
+    """Shared memory against the others, all in Python."""
     targets = {TCP: BY_TCP_RATIO, UNIX: None, PARQUET: BY_PARQUET_RATIO}
-    cpu = {name: statistics.median(one.cpu_s for one in ones) for name, ones in found.items()}
-    there = [one.there_s for one in found[SHARED]]
+    what = "same host, lineitem summed, shared memory: time by"
     return [
-        *(
-            report.Line(
-                f"same host, lineitem summed, shared memory: time by {name}",
-                ours,
-                [one.summed_s for one in found[name]],
-                target,
-                f"client's CPU {cpu[SHARED]:.2f} s, plain {cpu[name]:.2f} s",
-            )
-            for name, target in targets.items()
+        *(against(found, SHARED, name, f"{what} {name}", target) for name, target in targets.items()),
+        report.Line(
+            "same host, lineitem handed over, not looked at", handed_over_s(found[SHARED]), at_most=HANDED_OVER_S
         ),
-        report.Line("same host, lineitem handed over, not looked at", there, at_most=HANDED_OVER_S),
     ]
 
 
-def summed(read: Callable[[str], pa.Table], place: str) -> Summed:
+def package_lines(found: Found) -> Sequence[report.Line]:
+    """The Python package's client against pyarrow."""
+    what = "same host, lineitem summed, the package"
+    sums = [
+        against(found, PACKAGE, name, f"{what}, shared memory: time by {name}", target)
+        for name, target in ((TCP, BY_TCP_RATIO), (PARQUET, BY_PARQUET_RATIO))
+    ]
+    over_tcp = [against(found, PACKAGE_TCP, name, f"{what}, TCP: time by {name}", None) for name in (TCP, PARQUET)]
+    handed_over = "same host, lineitem handed over by the package, not looked at"
+    return [*sums, report.Line(handed_over, handed_over_s(found[PACKAGE]), at_most=HANDED_OVER_S), *over_tcp]
+
+
+def native_lines(found: Found) -> Sequence[report.Line]:
+    """The client in Rust against pyarrow."""
+    what = "same host, lineitem and every byte of its texts summed, shared memory to Rust: time by pyarrow's"
+    reads = [one for one in found[NATIVE] if isinstance(one, native.NativeRead)]
+    planned_ms = statistics.median(one.planned_s for one in reads) * 1e3
+    note = f"{planned_ms:.1f} ms of it GetFlightInfo; {reads[0].batches} batches, {reads[0].inline_bytes} bytes inline"
+    handed_over = "same host, lineitem handed over to Rust, not looked at"
+    return [
+        against(found, NATIVE, TCP_BYTES, f"{what} {TCP}", BY_TCP_RATIO),
+        against(found, NATIVE, PARQUET_BYTES, f"{what} {PARQUET}", BY_PARQUET_RATIO),
+        report.Line(handed_over, handed_over_s(found[NATIVE]), at_most=HANDED_OVER_S, note=note),
+    ]
+
+
+def against(found: Found, ours: str, plain: str, what: str, target: float | None) -> report.Line:
+    """One side by another."""
+    return report.Line(
+        what,
+        [one.summed_s for one in found[ours]],
+        [one.summed_s for one in found[plain]],
+        target,
+        f"the client: {cost(found[ours])}; plain: {cost(found[plain])}",
+    )
+
+
+def cost(ones: Sequence[Summed | native.NativeRead]) -> str:
+    """CPU, and memory where it was seen."""
+    cpu_s = statistics.median(one.cpu_s for one in ones)
+    seen = [one for one in ones if isinstance(one, Summed)]
+    if not seen:
+        return f"CPU {cpu_s:.2f} s"
+    by_gb = cpu_s / seen[0].arrow_bytes * GB
+    return f"CPU {cpu_s:.2f} s, {by_gb:.2f} s/GB, peak RSS {max(one.peak_bytes for one in seen) / MIB:,.0f} MiB"
+
+
+def handed_over_s(ones: Sequence[Summed | native.NativeRead]) -> list[float]:
+    """How long it took until all was there, each time."""
+    return [one.there_s for one in ones]
+
+
+def summed(read: Callable[[str], pa.Table], place: str, of_texts: OfTexts) -> Summed:
     """One read and its sums."""
-    start_s, start_cpu_s = time.perf_counter(), time.process_time()
+    meter = usage.Meter()
     table = read(place)
-    there_s = time.perf_counter() - start_s
-    sums = sums_of(table)
-    return Summed(there_s, time.perf_counter() - start_s, time.process_time() - start_cpu_s, sums)
-
-
-def sums_of(table: pa.Table) -> Sums:
-    """Of numbers the sum, of dates that of their days, of texts that of their lengths; columns side by side."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(table.column_names, pool.map(sum_of, table.columns), strict=True))
-
-
-def sum_of(column: pa.ChunkedArray) -> int | Decimal:
-    """The sum of a column without nulls."""
-    if pa.types.is_string_view(column.type):
-        return sum(map(view_bytes, column.chunks))
-    if pa.types.is_date32(column.type):
-        column = column.cast(pa.int32())
-    return pc.sum(column).as_py()
-
-
-def view_bytes(array: pa.Array) -> int:
-    """The bytes of all texts; pyarrow has no such function for views yet."""
-    views = np.frombuffer(array.buffers()[1], np.int32).reshape(-1, VIEW_WORDS)
-    return int(views[array.offset : array.offset + len(array), 0].sum(dtype=np.int64))
+    there_s = meter.seconds()
+    sums = sums_of(table, of_texts)
+    took = meter.read()
+    return Summed(there_s, took.seconds, took.cpu_s, took.peak_bytes, table.nbytes, sums)
 
 
 def by_shared_memory(uri: str) -> pa.Table:

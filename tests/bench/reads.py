@@ -1,4 +1,8 @@
-"""Reading lineitem cold, warm raw and warm decoded, against pyarrow reading the same Parquet: from disk and from S3."""
+"""Reading lineitem cold, warm raw and warm decoded, against pyarrow reading the same Parquet: from disk and from S3.
+
+Read by pyarrow's Flight client over one stream, in every case; and cold and decoded by the Python package's own client,
+over TCP and by shared memory, in the cases that are most usual.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.fs as fs
 
 import hand_out
+import package
 import report
 from clients import KEEPING, PATH, Client, Columns, Read, read_directly, read_through
 from harness.metrics import total
@@ -20,8 +26,9 @@ from storages import CONNECTION_BYTES_PER_S, FIRST_BYTE_S, LOCAL, S3, SHAPED, St
 
 FOUR = ["l_quantity", "l_extendedprice", "l_discount", "l_shipdate"]
 
-# What the time of a read may be, by that of a direct one.
+# What the time of a read may be, by that of a direct one; the package's own client from the local disk has its own.
 COLD_RATIO = 1.15
+PACKAGE_COLD_LOCAL_RATIO = 1.3
 DECODED_BY_LOCAL_RATIO = 1.0
 DECODED_BY_SHAPED_RATIO = 0.5
 
@@ -46,6 +53,8 @@ class Case:
     streams: int = 1
     # Whether the C library of the reading process is told to keep memory that was freed.
     keeping: bool = False
+    # Whether the package's own client reads it, too.
+    packaged: bool = False
 
     def __str__(self) -> str:
         what = "whole" if self.columns is None else f"{len(self.columns)} columns"
@@ -67,9 +76,13 @@ class State:
 
 
 COLD = State("cold", by_same_ratio=COLD_RATIO)
+PACKAGE_COLD_LOCAL = State(COLD.name, by_same_ratio=PACKAGE_COLD_LOCAL_RATIO)
 RAW = State("warm raw")
 DECODED = State("warm decoded", by_local_ratio=DECODED_BY_LOCAL_RATIO)
 STATES = (COLD, RAW, DECODED)
+# The package's own client, which is not asked to read from raw pages.
+PACKAGE_WAYS = {"the package, TCP": package.over_tcp, "the package, shared memory": package.by_shared_memory}
+PACKAGE_STATES = (COLD, DECODED)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,8 @@ class Round:
     # From the storage that the server reads as well; the same as `local` where that is the local disk.
     direct: Read
     ours: dict[str, Ours]
+    # The same by the package's own client: by state and way.
+    packaged: dict[tuple[str, str], Ours]
     # Shares of a core, while pyarrow read from the storage itself.
     storage_cpu: float
     proxy_cpu: float
@@ -120,7 +135,7 @@ def matrix(storages: Storages) -> list[Case]:
 def by_place(storages: Storages, place: str) -> list[Case]:
     """Whole in both compressions, and four columns of it."""
     snappy, zstd = storages.at(place, "snappy"), storages.at(place, "zstd")
-    return [Case(snappy, None), Case(snappy, FOUR), Case(zstd, None)]
+    return [Case(snappy, None, packaged=True), Case(snappy, FOUR, packaged=True), Case(zstd, None)]
 
 
 def measure(work_dir: Path, storages: Storages, case: Case, rounds: int, which: str) -> list[report.Line]:
@@ -164,31 +179,43 @@ def one_round(work_dir: Path, storages: Storages, client: Client, case: Case) ->
     storage_cpu, proxy_cpu = [
         (server.cpu_seconds() - was) / direct.seconds for server, was in zip(servers, before, strict=True)
     ]
-    return Round(local, direct, states(work_dir, client, case), storage_cpu, proxy_cpu)
+    return Round(local, direct, *states(work_dir, client, case), storage_cpu, proxy_cpu)
 
 
-def states(work_dir: Path, client: Client, case: Case) -> dict[str, Ours]:
-    """The first read of a server with nothing; then, of a new one that finds the pages, the first and the third."""
-    server = started(work_dir, case, empty=True)
-    try:
-        cold = through(server, client, case)
-    finally:
-        server.stop()
+def states(work_dir: Path, client: Client, case: Case) -> tuple[dict[str, Ours], dict[tuple[str, str], Ours]]:
+    """The first read of a server with nothing; then, of a new one that finds the pages, the first and the third.
+
+    The package's client has a server with nothing for each of its ways, and its turn after the third read.
+    """
+    ways = PACKAGE_WAYS if case.packaged else {}
+    packaged = {(COLD.name, way): cold_read(work_dir, client, case, read) for way, read in ways.items()}
+    cold = cold_read(work_dir, client, case)
     server = started(work_dir, case, empty=False)
     try:
         raw = through(server, client, case)
         through(server, client, case)
         decoded = through(server, client, case)
+        packaged.update({(DECODED.name, way): through(server, client, case, read) for way, read in ways.items()})
     finally:
         server.stop()
     size = stored_bytes(cold)
-    for ours in (raw, decoded):
+    warm = [raw, decoded, *(ours for (state, _), ours in packaged.items() if state != COLD.name)]
+    for ours in warm:
         assert ours.store_bytes <= WARM_STORE_SHARE * size, (
             f"{case}: a warm read asked for {ours.store_bytes:.0f} bytes"
         )
     assert not raw.chunk_hits, f"{case}: decoded chunks in a server that has read nothing"
     assert decoded.chunk_hits, f"{case}: no decoded chunk at the third read"
-    return {COLD.name: cold, RAW.name: raw, DECODED.name: decoded}
+    return {COLD.name: cold, RAW.name: raw, DECODED.name: decoded}, packaged
+
+
+def cold_read(work_dir: Path, client: Client, case: Case, read: Callable[..., pa.Table] | None = None) -> Ours:
+    """The first read of a server with nothing."""
+    server = started(work_dir, case, empty=True)
+    try:
+        return through(server, client, case, read)
+    finally:
+        server.stop()
 
 
 def stored_bytes(cold: Ours) -> float:
@@ -206,12 +233,13 @@ def started(work_dir: Path, case: Case, empty: bool) -> Server:
     return Server(data_dir, Options(mounts={PATH: case.storage.uri}, env=case.storage.environment))
 
 
-def through(server: Server, client: Client, case: Case) -> Ours:
-    """One read, with the server's counters before and after."""
+def through(server: Server, client: Client, case: Case, read: Callable[..., pa.Table] | None = None) -> Ours:
+    """One read, by pyarrow's client unless said otherwise, with the server's counters before and after."""
+    asked = (server.flight_uri, case.columns)
     before = counters(server)
-    read = client.read(read_through, server.flight_uri, case.columns, case.streams)
+    done = client.read(read, *asked) if read else client.read(read_through, *asked, case.streams)
     cpu_s, store_bytes, hits = (now - was for now, was in zip(counters(server), before, strict=True))
-    return Ours(read, cpu_s, store_bytes, hits)
+    return Ours(done, cpu_s, store_bytes, hits)
 
 
 def counters(server: Server) -> tuple[float, float, float]:
@@ -225,24 +253,32 @@ def counters(server: Server) -> tuple[float, float, float]:
 
 
 def lines(case: Case, rounds: Sequence[Round]) -> Iterator[report.Line]:
-    """What each state is set against: the same storage, and the local disk where that is another."""
+    """Every state by pyarrow's client, then those by the package's."""
     for state in STATES:
-        ours = [one.ours[state.name] for one in rounds]
-        seconds = [one.read.seconds for one in ours]
-        local, direct = [one.local for one in rounds], [one.direct for one in rounds]
-        named = f"{case}: {state.name}"
-        if not case.storage.remote:
-            target = state.by_local_ratio or state.by_same_ratio
-            yield report.Line(named, seconds, [read.seconds for read in direct], target, note(ours, direct))
-            continue
-        same_ratio = (
-            DECODED_BY_SHAPED_RATIO if (case.storage.place, state) == (SHAPED, DECODED) else state.by_same_ratio
-        )
-        said = note(ours, direct) + storage_note(rounds)
-        yield report.Line(named, seconds, [read.seconds for read in direct], same_ratio, said)
-        if state.by_local_ratio is not None:
-            plain = [read.seconds for read in local]
-            yield report.Line(f"{named}, by a local read", seconds, plain, state.by_local_ratio, note(ours, local))
+        yield from state_lines(case, rounds, state, f"{case}: {state.name}", [one.ours[state.name] for one in rounds])
+    for way in PACKAGE_WAYS if case.packaged else ():
+        for state in PACKAGE_STATES:
+            ours = [one.packaged[state.name, way] for one in rounds]
+            bounds = state if case.storage.remote or state != COLD else PACKAGE_COLD_LOCAL
+            yield from state_lines(case, rounds, bounds, f"{case}: {state.name}, {way}", ours)
+
+
+def state_lines(
+    case: Case, rounds: Sequence[Round], state: State, named: str, ours: Sequence[Ours]
+) -> Iterator[report.Line]:
+    """What a state is set against: the same storage, and the local disk where that is another."""
+    seconds = [one.read.seconds for one in ours]
+    local, direct = [one.local for one in rounds], [one.direct for one in rounds]
+    if not case.storage.remote:
+        target = state.by_local_ratio or state.by_same_ratio
+        yield report.Line(named, seconds, [read.seconds for read in direct], target, note(ours, direct))
+        return
+    same_ratio = DECODED_BY_SHAPED_RATIO if (case.storage.place, state) == (SHAPED, DECODED) else state.by_same_ratio
+    said = note(ours, direct) + storage_note(rounds)
+    yield report.Line(named, seconds, [read.seconds for read in direct], same_ratio, said)
+    if state.by_local_ratio is not None:
+        plain = [read.seconds for read in local]
+        yield report.Line(f"{named}, by a local read", seconds, plain, state.by_local_ratio, note(ours, local))
 
 
 def note(ours: Sequence[Ours], plain: Sequence[Read]) -> str:
@@ -255,8 +291,13 @@ def note(ours: Sequence[Ours], plain: Sequence[Read]) -> str:
     return (
         f"{table_gb:.2f} GB at {our_rate:.2f} GB/s, plain {plain_rate:.2f} GB/s; "
         f"CPU s/GB: server {server:.2f}, client {cpu(reads, table_gb)}, plain {cpu(plain, table_gb)}; "
-        f"{asked:.0f} MB asked of storage"
+        f"peak RSS: client {peak(reads)}, plain {peak(plain)}; {asked:.0f} MB asked of storage"
     )
+
+
+def peak(reads: Sequence[Read]) -> str:
+    """The most that a process had resident in any of them."""
+    return f"{max(read.peak_bytes for read in reads) / 2**20:,.0f} MiB"
 
 
 def cpu(reads: Sequence[Read], table_gb: float) -> str:

@@ -24,6 +24,7 @@ class Unit(str, enum.Enum):
     BYTES = "bytes"
     SHARE = "share"
     COUNT = "count"
+    BYTES_PER_S = "bytes/s"
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,13 @@ class Line:
     # The bounds of the figure itself; its worst round counts.
     at_most: float | None = None
     at_least: float | None = None
+    # Why there is nothing to set it against, in words, where what would do the same cannot be had here.
+    absent: str = ""
 
     def __post_init__(self) -> None:
         assert self.ours, f"{self.what}: nothing was measured"
-        assert self.plain or self.target_ratio is None, f"{self.what}: a ratio to nothing"
+        assert self.plain or self.absent or self.target_ratio is None, f"{self.what}: a ratio to nothing"
+        assert not (self.plain and self.absent), f"{self.what}: absent and measured"
 
     @property
     def ratio(self) -> float | None:
@@ -110,7 +114,7 @@ def _row(line: Line) -> list[str]:
     return [
         line.what,
         _values(line.ours, line.unit),
-        _values(line.plain, line.unit),
+        _values(line.plain, line.unit) or line.absent,
         ratio,
         _bound(line),
         met,
@@ -147,6 +151,8 @@ def _values(values: Sequence[float], unit: Unit) -> str:
 def _value(value: float, unit: Unit) -> str:
     if unit is Unit.BYTES:
         return f"{value / 2**20:,.0f} MiB"
+    if unit is Unit.BYTES_PER_S:
+        return f"{value / 2**20:,.0f} MiB/s"
     if unit is Unit.SHARE:
         return _share(value)
     if unit is Unit.COUNT:

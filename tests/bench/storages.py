@@ -13,7 +13,7 @@ import pyarrow.fs as fs
 from harness.process import Daemon
 from harness.shaping import Shaper
 from harness.tpch import lineitem
-from harness.weed import Weed
+from harness.weed import ACCESS_KEY, REGION, SECRET_KEY, Weed
 from harness.weed import filesystem as s3_filesystem
 
 # S3 as it is within a cloud: to the first byte of each answer, and on each connection.
@@ -60,28 +60,57 @@ class Storages:
         return self.copies[place, compression]
 
 
+@dataclass(frozen=True)
+class Bucket:
+    """A bucket of a real S3 server on this machine, reached beside it and behind the line."""
+
+    server: Daemon
+    shaper: Daemon
+    # The port of each place.
+    ports: Mapping[str, int]
+
+    def environment(self, place: str) -> dict[str, str]:
+        """What programs that read it in this place have in their environment."""
+        endpoint = f"http://127.0.0.1:{self.ports[place]}"
+        return {"AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true", **Weed.credentials()}
+
+    def settings(self, place: str) -> dict[str, str]:
+        """The same for programs that are told by word."""
+        host = f"127.0.0.1:{self.ports[place]}"
+        keys = {"access_key": ACCESS_KEY, "secret_key": SECRET_KEY, "region": REGION}
+        return {"bucket": BUCKET, "host": host, **keys}
+
+
 @contextlib.contextmanager
-def opened(work_dir: Path, scale_factor: float) -> Iterator[Storages]:
-    """Makes the files where they are missing, and serves a copy of them by a real S3 server on this machine."""
-    folders = {name: lineitem(work_dir, scale_factor, words) for name, words in COMPRESSIONS.items()}
+def served(work_dir: Path, folders: Mapping[str, Path]) -> Iterator[Bucket]:
+    """Copies of these folders, by their prefixes in the bucket."""
     weed = Weed()
     try:
         shaper = Shaper(weed.port, work_dir / "shaper.log", FIRST_BYTE_S, CONNECTION_BYTES_PER_S)
         try:
-            ports = {S3: weed.port, SHAPED: shaper.port}
-            copies = {}
-            for name, folder in folders.items():
-                copies[LOCAL, name] = Storage(LOCAL, name, f"file://{folder}", fs.LocalFileSystem, str(folder))
-                uri = weed.upload(folder, BUCKET, name)
-                copies.update({(place, name): s3_copy(place, port, name, uri) for place, port in ports.items()})
-            yield Storages(copies, weed.daemon, shaper.daemon)
+            for prefix, folder in folders.items():
+                weed.upload(folder, BUCKET, prefix)
+            yield Bucket(weed.daemon, shaper.daemon, {S3: weed.port, SHAPED: shaper.port})
         finally:
             shaper.stop()
     finally:
         weed.stop()
 
 
-def s3_copy(place: str, port: int, name: str, uri: str) -> Storage:
-    """The copy in the bucket, as it is reached by this port."""
-    variables = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ALLOW_HTTP": "true", **Weed.credentials()}
-    return Storage(place, name, uri, functools.partial(s3_filesystem, port), f"{BUCKET}/{name}", variables)
+@contextlib.contextmanager
+def opened(work_dir: Path, scale_factor: float) -> Iterator[Storages]:
+    """lineitem in both compressions, made where it is missing, on disk and in a bucket."""
+    folders = {name: lineitem(work_dir, scale_factor, words) for name, words in COMPRESSIONS.items()}
+    with served(work_dir, folders) as bucket:
+        copies = {}
+        for name, folder in folders.items():
+            copies[LOCAL, name] = Storage(LOCAL, name, f"file://{folder}", fs.LocalFileSystem, str(folder))
+            copies.update({(place, name): s3_copy(bucket, place, name) for place in bucket.ports})
+        yield Storages(copies, bucket.server, bucket.shaper)
+
+
+def s3_copy(bucket: Bucket, place: str, name: str) -> Storage:
+    """The copy in the bucket, as it is reached in this place."""
+    filesystem = functools.partial(s3_filesystem, bucket.ports[place])
+    uri = f"s3://{BUCKET}/{name}"
+    return Storage(place, name, uri, filesystem, f"{BUCKET}/{name}", bucket.environment(place))

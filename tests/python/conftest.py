@@ -8,16 +8,21 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
 
-from harness import files
+from harness import files, tpch
+from harness.etcd import Etcd, EtcdMissingError
 from harness.flight import act, mount, mounts, read
 from harness.server import Options, Server
+from harness.trips import write_trips
 from harness.weed import Weed
+
+if TYPE_CHECKING:
+    import jetbridge as jb
 
 _numbers = itertools.count()
 _stash = pytest.StashKey[list[Server]]()
@@ -109,11 +114,64 @@ def start_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cal
 
 
 @pytest.fixture(scope="session")
+def lineitem_sf1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TPC-H lineitem at scale 1, made once for the whole run."""
+    return tpch.lineitem(tmp_path_factory.mktemp("tpch"), 1)
+
+
+@pytest.fixture(scope="session")
 def weed() -> Iterator[Weed]:
     """One SeaweedFS for the whole run."""
     running = Weed()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """One etcd that is neither killed nor emptied."""
+    running = _etcd(tmp_path_factory.mktemp("etcd"))
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="module")
+def frail_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """An etcd for one file of tests that do to it what they like, and leave it as it was."""
+    running = _etcd(tmp_path_factory.mktemp("frail-etcd"))
+    yield running
+    running.kill()
+
+
+@pytest.fixture(scope="session")
+def trips_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the dataset `trips`, for tests of the Python package."""
+    folder = tmp_path_factory.mktemp("trips-lake")
+    write_trips(folder / "trips")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def local_cluster(trips_folder: Path) -> Iterator[jb.LocalCluster]:
+    """A coordinator and two workers, started by the Python package, with `/lake/trips`."""
+    import jetbridge as jb
+
+    with jb.LocalCluster(workers=2, mounts={"/lake": trips_folder}, memory="512MiB") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def jb_client(local_cluster: jb.LocalCluster) -> Iterator[jb.Client]:
+    """A client of the package's own, of that cluster."""
+    with local_cluster.connect() as client:
+        yield client
+
+
+def _etcd(folder: Path) -> Etcd:
+    try:
+        return Etcd(folder)
+    except EtcdMissingError as missing:
+        pytest.skip(str(missing))
 
 
 @pytest.hookimpl(wrapper=True)

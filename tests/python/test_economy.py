@@ -27,7 +27,7 @@ ROWS_A_GROUP = 24_576
 COLUMNS = ("a", "b", "c")
 CHUNKS = FILES * GROUPS_A_FILE * len(COLUMNS)
 POLL_INTERVAL_S = 0.02
-POLL_TIMEOUT_S = 20.0
+POLL_TIMEOUT_S = 60.0
 
 # TPC-H at scale 1 has the same row groups, only more of them.
 SCALE_FACTOR = 0.25
@@ -114,14 +114,17 @@ def test_a_hundred_cold_readers_cost_as_much_as_one(
     of_one = store.gets
     asked_once(of_one)
     many = mounted(start_server("many"), store)
-    answers = read_by(many, READERS)
+    with store.held_back(), ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_by, many, READERS)
+        # Nothing comes before some wait for what others began to load, so that they do however slow the machine is.
+        wait_until(many, "jetbridge_cache_coalesced_total", lambda waiting: waiting > CHUNKS, tier="chunk")
+        store.open_gate()
+        answers = reading.result()
     assert all(answer.table.equals(dataset[1]) for answer in answers)
     asked_once(store.gets)
     assert len(store.gets) == len(of_one)
     assert store.asked_bytes == sum(get.length_bytes for get in of_one)
-    assert total(many.admin_uri, "jetbridge_cache_coalesced_total", tier="page") > 0
     # Once for the reader that came first, once more for all others: the second touch is kept.
-    assert total(many.admin_uri, "jetbridge_cache_coalesced_total", tier="chunk") > 0
     assert CHUNKS <= chunk_loads(many) <= 2 * CHUNKS
 
 
@@ -208,7 +211,7 @@ def len_of(gets: Sequence[Get]) -> int:
 def test_silence_and_refusals_are_tried_again_for_all_who_wait(
     start_server: Callable[..., Server], store: CountingStore, dataset: tuple[Path, pa.Table]
 ) -> None:
-    server = mounted(start_server(args=["--store-request-timeout", "1s"]), store)
+    server = mounted(start_server(args=["--store-request-timeout", "2s"]), store)
     store.fail_next(Fault(hang=True), Fault(status=503), Fault(status=500))
     assert all(answer.table.equals(dataset[1]) for answer in read_by(server, 10))
     assert store.faults_left == 0

@@ -28,7 +28,7 @@ GROUP_ROWS = 65_536
 TMPFS_BYTES = 16 << 20
 HEADER_BYTES = 4_096
 POLL_INTERVAL_S = 0.02
-POLL_TIMEOUT_S = 10.0
+POLL_TIMEOUT_S = 60.0
 # Pages are kept as whole pages of the tests' two files, so what is held is all or nearly all.
 MOST_OF_IT = 0.99
 # What telling what is held reads itself, and keeps: the footers of two files, in two pages each at most.
@@ -218,8 +218,9 @@ def test_more_capacity_than_the_disk_has(
         for _ in range(2):
             lake.assert_reads(server)
             act(server.client, "dataset.refresh", {"path": "/lake"})
-        assert total(server.admin_uri, "jetbridge_cache_folder_full_total") > 0
-        assert 0 < held(server) <= TMPFS_BYTES
+        wait_until(lambda: total(server.admin_uri, "jetbridge_cache_folder_full_total") > 0, "it is never full")
+        wait_until(lambda: held(server) > TMPFS_BYTES / 2, "too little is kept")
+        assert held(server) <= TMPFS_BYTES
         server.daemon.kill()
         again = start_server(mounts=lake.mounts, args=args)
         kept = held(again)
@@ -290,7 +291,9 @@ def test_a_folder_goes_while_it_is_read(start_server: Callable[..., Server], lak
 
     def remove() -> None:
         for folder in folders:
-            shutil.rmtree(folder)
+            # What is written meanwhile goes with the next turn.
+            while folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
         gone.set()
 
     remover = threading.Thread(target=remove)

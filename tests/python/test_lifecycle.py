@@ -129,7 +129,7 @@ def test_a_damaged_data_folder_is_said_and_not_overwritten(start_server: Callabl
 
 
 def test_tickets_expire(start_server: Callable[..., Server], lake_uri: str) -> None:
-    server = start_server(mounts={"/lake": lake_uri}, args=["--ticket-ttl", "1s"])
+    server = start_server(mounts={"/lake": lake_uri}, args=["--ticket-ttl", "4s"])
     (endpoint,) = plan(server.client, "/lake").endpoints
     end = expiry(endpoint)
     while dt.datetime.now(dt.timezone.utc) <= end:

@@ -18,7 +18,7 @@ from harness.server import Server
 
 ROWS = 100_000
 GROUP_ROWS = 10_000
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 POLL_S = 0.1
 
 
@@ -74,13 +74,13 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def test_what_was_kept_goes_after_its_time(start: Callable[..., Server]) -> None:
-    server = start(cache_ttl="3s")
+    server = start(cache_ttl="6s")
     began = time.monotonic()
     assert read(server, "/lake/plain.parquet", 3) == {"memory"}
-    if time.monotonic() - began < 2.0:
-        assert min(held(server, "/lake/plain.parquet")) > 0
+    # Pages are kept a while after they were given.
+    until(lambda: min(held(server, "/lake/plain.parquet")) > 0)
     until(lambda: held(server, "/lake/plain.parquet") == (0, 0))
-    assert time.monotonic() - began >= 3.0
+    assert time.monotonic() - began >= 6.0
     assert total(server.admin_uri, "jetbridge_cache_expired_files_total") == 1
     assert read(server, "/lake/plain.parquet") == {"store"}
 
@@ -95,8 +95,8 @@ def test_the_time_goes_on_while_the_server_is_down(start: Callable[..., Server])
 
 
 def test_a_quota_bounds_both_tiers(start: Callable[..., Server], tmp_path: Path) -> None:
-    quota = 1 << 20
-    server = start(cache_quota="1MiB")
+    quota = 4 << 20
+    server = start(cache_quota="4MiB")
     files.write(
         tmp_path / "lake2/b.parquet", rows(), row_group_size=GROUP_ROWS, compression="none", use_dictionary=False
     )
@@ -105,14 +105,11 @@ def test_a_quota_bounds_both_tiers(start: Callable[..., Server], tmp_path: Path)
     for _ in range(3):
         for name in ("plain", "tmp/a", "hot/a", "logs/a"):
             read(server, f"/lake/{name}.parquet")
-    raw, decoded = (
-        sum(sizes)
-        for sizes in zip(
-            *(held(server, f"/lake/{n}.parquet") for n in ("plain", "tmp/a", "hot/a", "logs/a")), strict=True
-        )
-    )
-    # What is kept is kept to the page and the column, so a quota is used to nearly all of it.
-    assert quota / 2 < raw <= quota
+    # On disk an extent of 256 pages, 1 MiB, goes at a time and comes again by and by, a while after the read: what one
+    # or two take may be free at any moment. Decoded, a chunk goes at a time.
+    until(lambda: quota / 2 < held(server, "/lake")[0])
+    raw, decoded = held(server, "/lake")
+    assert raw <= quota
     assert quota / 2 < decoded <= quota
     # Anew with less: what is beyond goes, also of what was found on disk.
     act(server.client, "mount.remove", {"path": "/lake"})
@@ -148,7 +145,7 @@ def test_rules_by_path(start: Callable[..., Server]) -> None:
     assert held(server, "/lake/plain.parquet")[1] == 0
     read(server, "/lake/logs/a.parquet")
     until(lambda: held(server, "/lake/logs") == (0, 0))
-    assert held(server, "/lake/plain.parquet")[0] > 0
+    until(lambda: held(server, "/lake/plain.parquet")[0] > 0)
 
 
 def test_a_rule_that_comes_later_holds_for_what_is_held(start: Callable[..., Server], lake: Path) -> None:

@@ -29,7 +29,7 @@ from harness.server import Server
 
 ROWS = 300_000
 MAX_CONNECTIONS = 256
-WAIT_S = 15.0
+WAIT_S = 30.0
 # A client that reads a ticket as shared memory, says so, and waits to be killed.
 READER = """
 import sys

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from harness import files
+from harness.cluster import until
 from harness.compare import assert_same
 from harness.errors import expect_error
 from harness.flight import act, by_path, fetch
@@ -20,6 +21,8 @@ from harness.weed import Weed
 
 ROWS = 200_000
 GROUP_ROWS = 50_000
+# All of it, but for what share is rounded to.
+KEPT_SHARE = 0.9999
 
 
 def rows(seed: int = 0) -> pa.Table:
@@ -38,6 +41,11 @@ def stat(server: Server, path: str, **more: Any) -> dict[str, Any]:
     return act(server.client, "cache.stat", {"path": path, **more})
 
 
+def wait_until_kept(server: Server, path: str = "/lake") -> None:
+    """Until what was read is on disk, where it comes a while after the reader has it."""
+    until(lambda: stat(server, path)["raw_share"] >= KEPT_SHARE, "what was read is kept")
+
+
 @pytest.fixture
 def lake(tmp_path: Path) -> Path:
     files.write(tmp_path / "lake/t.parquet", rows(), row_group_size=GROUP_ROWS)
@@ -53,6 +61,7 @@ def test_each_read_comes_from_a_better_tier(start_server: Callable[..., Server],
         assert_same(answer.table, rows())
         sources.append(answer.sources)
         costs.append(asked(server) - before)
+        wait_until_kept(server)
     size = (lake / "t.parquet").stat().st_size
     # The second touch is decoded from the pages on disk, and kept.
     assert sources == [{"store"}, {"disk"}, {"memory"}]
@@ -63,6 +72,7 @@ def test_each_read_comes_from_a_better_tier(start_server: Callable[..., Server],
 def test_pages_in_memory_where_no_folder_is_wanted(start_server: Callable[..., Server], lake: Path) -> None:
     server = start_server(mounts={"/lake": f"file://{lake}"}, args=["--cache-dir", "none"])
     fetch(server.client, by_path("/lake"))
+    wait_until_kept(server)
     before = asked(server)
     assert fetch(server.client, by_path("/lake")).sources == {"memory"}
     assert asked(server) == before
@@ -74,6 +84,7 @@ def test_pages_outlive_the_process(start_server: Callable[..., Server], lake: Pa
     mounts = {"/lake": f"file://{lake}"}
     first = start_server(mounts=mounts)
     fetch(first.client, by_path("/lake"))
+    wait_until_kept(first)
     held = stat(first, "/lake")["raw_bytes"]
     assert held >= (lake / "t.parquet").stat().st_size * 0.95
     if kill:
@@ -95,6 +106,7 @@ def test_stat_is_exact_by_file_and_column(start_server: Callable[..., Server], l
     assert (before["files"], before["rows"], before["bytes"]) == (2, 2 * ROWS, sum(sizes))
     for _ in range(2):
         fetch(server.client, by_path("/lake/t.parquet"))
+    wait_until_kept(server, "/lake/t.parquet")
     after = stat(server, "/lake", by="file")
     assert [part["path"] for part in after["by_file"]] == ["/lake/t.parquet", "/lake/u.parquet"]
     held = after["by_file"][0]
@@ -121,6 +133,7 @@ def test_free_lets_go_and_a_dry_run_only_tells(start_server: Callable[..., Serve
     server = start_server(mounts={"/lake": f"file://{lake}"})
     for _ in range(2):
         fetch(server.client, by_path("/lake"))
+    wait_until_kept(server)
     held = stat(server, "/lake")
     told = act(server.client, "cache.free", {"path": "/lake", "dry_run": True})
     assert (told["raw_bytes"], told["decoded_bytes"]) == (held["raw_bytes"], held["decoded_bytes"])
@@ -208,6 +221,7 @@ def test_other_settings_after_a_restart(start_server: Callable[..., Server], lak
 def test_a_folder_that_is_removed_costs_nobody_a_read(start_server: Callable[..., Server], lake: Path) -> None:
     server = start_server(mounts={"/lake": f"file://{lake}"})
     fetch(server.client, by_path("/lake"))
+    wait_until_kept(server)
     shutil.rmtree(server.data_dir / "cache")
     for _ in range(3):
         assert_same(fetch(server.client, by_path("/lake")).table, rows())
@@ -216,6 +230,7 @@ def test_a_folder_that_is_removed_costs_nobody_a_read(start_server: Callable[...
 def test_flipped_bits_are_fetched_anew(start_server: Callable[..., Server], lake: Path) -> None:
     server = start_server(mounts={"/lake": f"file://{lake}"})
     fetch(server.client, by_path("/lake"))
+    wait_until_kept(server)
     pages = next((server.data_dir / "cache").glob("*/*.pages"))
     raw = bytearray(pages.read_bytes())
     for at in range(100, len(raw), 50_000):
@@ -238,3 +253,4 @@ def test_a_bucket_is_asked_once_for_every_byte(
         assert_same(answer.table, rows())
         assert answer.sources == expected
         assert (asked(server) > before) == (expected == {"store"})
+        wait_until_kept(server, "/b")

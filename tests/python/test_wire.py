@@ -25,7 +25,7 @@ ROW_GROUP_ROWS = 110
 ALL_TYPES = {**types.plain_types(), **types.nested_types()}
 SMALL_LIMIT_BYTES = 64 << 10
 RECEIVE_LIMIT = "grpc.max_receive_message_length"
-FREED_WITHIN_S = 10.0
+FREED_WITHIN_S = 60.0
 POLL_INTERVAL_S = 0.1
 
 

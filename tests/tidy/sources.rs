@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders with Rust code of ours.
-pub(crate) const CRATES: &[&str] = &["catalog", "cache", "flight-server", "python", "tests"];
+pub(crate) const CRATES: &[&str] = &["etcd", "catalog", "cache", "client", "flight-server", "python", "tests"];
 
 /// The repository's root.
 pub(crate) fn root() -> PathBuf {

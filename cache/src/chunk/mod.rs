@@ -19,7 +19,7 @@ pub use self::segment::Segment;
 pub use self::tier::ChunkTier;
 use crate::budget::Reservation;
 use crate::key::{FileId, FileKey, RowGroup};
-use crate::retention::Quota;
+use crate::policy::Offer;
 
 /// Which chunk: the identity of the file includes its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,7 +60,7 @@ pub struct Chunk {
 pub struct Place {
     key: ChunkKey,
     file: FileKey,
-    quota: Option<Quota>,
+    offer: Offer,
     /// Bytes that it was expected to take.
     bytes: u64,
     reservation: Option<Reservation>,

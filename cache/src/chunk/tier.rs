@@ -3,7 +3,7 @@
 //! A chunk is admitted on its second touch: a table that is scanned once leaves nothing behind, and the scan does not
 //! pay for keeping it, unless a rule says so. What is admitted, and what goes for it, the [policy](crate::policy) decides
 //! before anything is decoded: a [`Place`] holds the room until the chunk is filled in, or gives it back when it is
-//! dropped.
+//! dropped. What an errand demands, and what is pinned, needs no second touch.
 //!
 //! States of a key: unknown, touched, placed, held.
 //!
@@ -25,8 +25,9 @@ use super::{Chunk, ChunkKey, Place};
 use crate::budget::{Budget, Purpose, Reservation, Yielding};
 use crate::counters::{self, Tier};
 use crate::key::{FileId, FileKey};
-use crate::policy::ScopedPolicy;
+use crate::policy::{Offer, ScopedPolicy};
 use crate::retention::{Keep, Retentions, Terms};
+use crate::unkept::Unkept;
 
 /// A chunk may take this part of the whole tier at most, so that one column does not drive out all others.
 const LARGEST_SHARE: u64 = 4;
@@ -114,22 +115,136 @@ impl ChunkTier {
         if terms.keep == Keep::Never {
             return None;
         }
-        let (admitted, evicted) = self.0.state.lock().admit(*key, bytes, &terms);
-        drop(evicted);
-        if !admitted {
+        if !self.0.state.lock().is_wanted(key, &terms) {
             return None;
         }
         // From here on, dropping the place takes the key out of the policy again.
-        let mut place = Place {
-            key: *key,
-            file: file.clone(),
-            quota: terms.quota,
-            bytes,
-            reservation: None,
-            store: Some(self.clone()),
-        };
+        let mut place = self.settle(key, file, bytes, terms.offer(None)).ok()?;
         place.reservation = Some(self.0.budget.take(bytes, Purpose::Chunks)?);
         Some(place)
+    }
+
+    /// Room for a chunk of `file` of about so many bytes, whether it was asked for before or not, where nothing else has to go
+    /// for it. No touch of the key.
+    pub(crate) fn place_in_free_room(&self, key: &ChunkKey, file: &FileKey, bytes: u64) -> Option<Place> {
+        let terms = self.0.retentions.of(&file.uri);
+        if terms.keep == Keep::Never || bytes > self.0.state.lock().free_bytes() {
+            return None;
+        }
+        let reservation = self.0.budget.take_free(bytes, Purpose::Chunks)?;
+        let mut place = self.settle(key, file, bytes, terms.offer(None)).ok()?;
+        place.reservation = Some(reservation);
+        Some(place)
+    }
+
+    /// Room for a chunk of `file` of about as many bytes as were reserved, which the errand of number `by` demands: whether
+    /// it was asked for before or not, and others go for it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn place_demanded(
+        &self,
+        key: &ChunkKey,
+        file: &FileKey,
+        reservation: Reservation,
+        by: u64,
+    ) -> Result<Place, Unkept> {
+        let offer = self.0.retentions.of(&file.uri).offer(Some(by));
+        let mut place = self.settle(key, file, reservation.bytes(), offer)?;
+        place.reservation = Some(reservation);
+        Ok(place)
+    }
+
+    /// Whether a chunk of a file may be kept at all, by the rules and by what it is expected to take.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn allows(&self, file: &FileKey, bytes: u64) -> Result<(), Unkept> {
+        let terms = self.0.retentions.of(&file.uri);
+        let largest_bytes = self.largest_bytes();
+        match terms.quota {
+            _ if terms.keep == Keep::Never => Err(Unkept::Rule),
+            _ if bytes > largest_bytes => Err(Unkept::TooLarge { bytes, largest_bytes }),
+            Some(quota) if bytes > quota.bytes => Err(Unkept::Quota {
+                quota_bytes: quota.bytes,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A place without a reservation, as the policy decides.
+    fn settle(&self, key: &ChunkKey, file: &FileKey, bytes: u64, offer: Offer) -> Result<Place, Unkept> {
+        let (refused, evicted) = self.0.state.lock().admit(*key, bytes, offer);
+        drop(evicted);
+        match refused {
+            Some(refused) => Err(refused),
+            None => Ok(Place {
+                key: *key,
+                file: file.clone(),
+                offer,
+                bytes,
+                reservation: None,
+                store: Some(self.clone()),
+            }),
+        }
+    }
+
+    /// The chunk, where it is held, without touching it.
+    #[must_use]
+    pub(crate) fn peek(&self, key: &ChunkKey) -> Option<Chunk> {
+        self.0.state.lock().held.get(key).cloned()
+    }
+
+    /// Protects a chunk, where it is held, as if the errand of number `by` demanded it now; whether it is.
+    pub(crate) fn protect(&self, key: &ChunkKey, by: u64) -> bool {
+        let mut state = self.0.state.lock();
+        let is_held = state.held.contains_key(key);
+        if is_held {
+            state.policy.protect(*key, Some(by));
+        }
+        is_held
+    }
+
+    /// Drops a chunk.
+    pub(crate) fn remove(&self, key: &ChunkKey) {
+        let removed = {
+            let mut state = self.0.state.lock();
+            match state.held.contains_key(key) {
+                true => {
+                    state.policy.remove(key);
+                    state.take_out(vec![*key])
+                }
+                false => Vec::new(),
+            }
+        };
+        counters::evictions(Tier::Chunk, "removed", removed.len());
+    }
+
+    /// Says anew which chunks are pinned.
+    pub(crate) fn set_pins(&self) {
+        let mut state = self.0.state.lock();
+        let State { policy, by_file, .. } = &mut *state;
+        // What is on its way has no file here yet; it is pinned as it came.
+        let is_pinned = |key: &ChunkKey| {
+            let uri = &by_file.get(&key.file)?.file.uri;
+            Some(self.0.retentions.of(uri).pinned_decoded)
+        };
+        policy.set_pins(is_pinned);
+    }
+
+    /// Bytes of chunks that are pinned.
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        self.0.state.lock().policy.pinned_bytes()
+    }
+
+    /// Bytes of chunks that there is room for.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.0.state.lock().policy.capacity_bytes()
+    }
+
+    /// Bytes of the largest chunk that is kept.
+    pub(crate) fn largest_bytes(&self) -> u64 {
+        self.capacity_bytes() / LARGEST_SHARE
     }
 
     /// Drops what is held of this file, and says how many bytes that was.
@@ -246,15 +361,28 @@ impl ChunkTier {
 }
 
 impl State {
-    /// Whether a key is admitted, which it is once it was touched before or by a rule; and what goes for it.
-    fn admit(&mut self, key: ChunkKey, bytes: u64, terms: &Terms) -> (bool, Vec<Chunk>) {
-        let wanted = self.touched.touch(&key) || terms.keep == Keep::AtOnce;
-        // A key that the policy knows without a chunk is on its way already.
-        if !wanted || bytes > self.policy.capacity_bytes() / LARGEST_SHARE || self.policy.contains(&key) {
-            return (false, Vec::new());
+    /// Whether a key is worth a place: once it was touched before, by a rule, or as it is pinned. Each call is a touch.
+    fn is_wanted(&mut self, key: &ChunkKey, terms: &Terms) -> bool {
+        self.touched.touch(key) || terms.keep == Keep::AtOnce || terms.pinned_decoded
+    }
+
+    /// Bytes for which nothing has to go.
+    fn free_bytes(&self) -> u64 {
+        self.policy.capacity_bytes().saturating_sub(self.policy.bytes())
+    }
+
+    /// Why a key is not admitted, where it is not; and what goes for it.
+    fn admit(&mut self, key: ChunkKey, bytes: u64, offer: Offer) -> (Option<Unkept>, Vec<Chunk>) {
+        let largest_bytes = self.policy.capacity_bytes() / LARGEST_SHARE;
+        if bytes > largest_bytes {
+            return (Some(Unkept::TooLarge { bytes, largest_bytes }), Vec::new());
         }
-        let decision = self.policy.admit(key, bytes, terms.quota);
-        (decision.admitted, self.evict(decision.evicted))
+        // A key that the policy knows without a chunk is on its way already.
+        if self.policy.contains(&key) {
+            return (Some(Unkept::Memory), Vec::new());
+        }
+        let decision = self.policy.offer(key, bytes, offer);
+        (decision.refused, self.evict(decision.evicted))
     }
 
     /// Holds a chunk in its place, and gives what goes for it.
@@ -267,9 +395,10 @@ impl State {
         let grown_bytes = chunk.bytes.saturating_sub(place.bytes);
         let mut evicted = Vec::new();
         if grown_bytes > 0 {
-            let decision = self.policy.admit(key, grown_bytes, place.quota);
+            let decision = self.policy.offer(key, grown_bytes, place.offer);
+            let admitted = decision.admitted();
             evicted = self.evict(decision.evicted);
-            if !decision.admitted {
+            if !admitted {
                 self.policy.remove(&key);
                 return evicted;
             }

@@ -4,11 +4,12 @@
 //! between must not come back by that.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::key::FileId;
+use crate::key::{FileId, FileKey};
 
 /// The loads that are under way or wait to be kept. Cheap to clone; clones are one.
 #[derive(Debug, Clone, Default)]
@@ -18,7 +19,8 @@ pub(super) struct Keeping(Arc<Mutex<State>>);
 struct State {
     /// Counts removals.
     clock: u64,
-    under_way: usize,
+    /// How many of each file are under way.
+    under_way: HashMap<FileId, (FileKey, usize)>,
     /// When files were removed, as long as anything is under way that began before.
     removed: HashMap<FileId, u64>,
 }
@@ -33,9 +35,9 @@ pub(super) struct Load {
 
 impl Keeping {
     /// A load begins.
-    pub(super) fn begin(&self, file: FileId) -> Load {
-        let mut state = self.0.lock();
-        state.under_way += 1;
+    pub(super) fn begin(&self, key: &FileKey) -> Load {
+        let (file, mut state) = (key.id(), self.0.lock());
+        state.under_way.entry(file).or_insert_with(|| (key.clone(), 0)).1 += 1;
         Load {
             keeping: self.clone(),
             file,
@@ -46,11 +48,17 @@ impl Keeping {
     /// What is under way of this file is not to be kept.
     pub(super) fn remove(&self, file: FileId) {
         let mut state = self.0.lock();
-        if state.under_way > 0 {
+        if !state.under_way.is_empty() {
             state.clock += 1;
             let now = state.clock;
             state.removed.insert(file, now);
         }
+    }
+
+    /// The files that anything is under way of.
+    pub(super) fn files(&self) -> Vec<FileKey> {
+        let state = self.0.lock();
+        state.under_way.values().map(|(key, _)| key.clone()).collect()
     }
 }
 
@@ -68,8 +76,13 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         let mut state = self.keeping.0.lock();
-        state.under_way -= 1;
-        if state.under_way == 0 {
+        if let Entry::Occupied(mut of_file) = state.under_way.entry(self.file) {
+            of_file.get_mut().1 -= 1;
+            if of_file.get().1 == 0 {
+                of_file.remove();
+            }
+        }
+        if state.under_way.is_empty() {
             state.removed.clear();
         }
     }
@@ -78,32 +91,42 @@ impl Drop for Load {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{FileKey, Generation};
+    use crate::key::Generation;
 
-    fn file(name: &str) -> FileId {
+    fn file(name: &str) -> FileKey {
         let generation = Generation::parse("etag:x").unwrap();
         FileKey {
             uri: name.into(),
             generation,
             size: 1,
         }
-        .id()
     }
 
     #[test]
     fn what_began_before_a_removal_is_not_wanted_after_it() {
         let keeping = Keeping::default();
-        let (before, other) = (keeping.begin(file("a")), keeping.begin(file("b")));
+        let (before, other) = (keeping.begin(&file("a")), keeping.begin(&file("b")));
         assert!(before.is_wanted());
-        keeping.remove(file("a"));
-        let after = keeping.begin(file("a"));
+        keeping.remove(file("a").id());
+        let after = keeping.begin(&file("a"));
         assert_eq!(
             (before.is_wanted(), after.is_wanted(), other.is_wanted()),
             (false, true, true)
         );
         drop((before, after, other));
         assert!(keeping.0.lock().removed.is_empty());
-        keeping.remove(file("a"));
-        assert!(keeping.begin(file("a")).is_wanted());
+        keeping.remove(file("a").id());
+        assert!(keeping.begin(&file("a")).is_wanted());
+    }
+
+    #[test]
+    fn a_file_is_under_way_until_the_last_of_it_is_kept() {
+        let keeping = Keeping::default();
+        let loads = [keeping.begin(&file("a")), keeping.begin(&file("a"))];
+        for load in loads {
+            assert_eq!(keeping.files(), [file("a")]);
+            drop(load);
+        }
+        assert!(keeping.files().is_empty());
     }
 }

@@ -6,6 +6,7 @@
 //! Lock order: the one lock here is never held while the budget is asked, since the budget asks back.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,8 +17,9 @@ use super::PageStore;
 use crate::budget::{Budget, Purpose, Reservation, Yielding};
 use crate::counters::{self, Tier};
 use crate::key::{FileId, FileKey, PageIndex, Source, to_u64, to_usize};
-use crate::policy::ScopedPolicy;
+use crate::policy::{Offer, ScopedPolicy};
 use crate::retention::Retentions;
+use crate::unkept::Unkept;
 
 /// What one page takes besides its bytes: keys, entries and the policy's records. An estimate, on the safe side.
 const PAGE_OVERHEAD_BYTES: u64 = 256;
@@ -69,18 +71,26 @@ impl MemoryPages {
         }))
     }
 
-    fn put_page(&self, file: &FileKey, key: Key, bytes: &Bytes) {
+    fn put_page(&self, file: &FileKey, key: Key, bytes: &Bytes, by: Option<u64>) -> Result<(), Unkept> {
         let weight = to_u64(bytes.len()) + PAGE_OVERHEAD_BYTES;
-        let quota = self.0.retentions.of(&file.uri).quota;
+        let terms = self.0.retentions.of(&file.uri);
+        let offer = Offer {
+            quota: terms.quota,
+            demanded_by: by,
+            pinned: terms.pinned_raw,
+        };
         let evicted = {
             let mut state = self.0.state.lock();
             if state.policy.contains(&key) {
-                return;
+                if by.is_some() {
+                    state.policy.protect(key, by);
+                }
+                return Ok(());
             }
-            let decision = state.policy.admit(key, weight, quota);
+            let decision = state.policy.offer(key, weight, offer);
             let evicted = state.take_out(&decision.evicted, "capacity");
-            if !decision.admitted {
-                return;
+            if let Some(refused) = decision.refused {
+                return Err(refused);
             }
             evicted
         };
@@ -94,9 +104,29 @@ impl MemoryPages {
         let mut state = self.0.state.lock();
         match reservation {
             // It may have been evicted again in between, for others.
-            Some(reservation) if state.policy.contains(&key) => state.insert(file, key, page(reservation)),
-            _ => state.policy.remove(&key),
+            Some(reservation) if state.policy.contains(&key) => {
+                state.insert(file, key, page(reservation));
+                Ok(())
+            }
+            _ => {
+                state.policy.remove(&key);
+                Err(Unkept::Memory)
+            }
         }
+    }
+}
+
+impl MemoryPages {
+    /// Drops those of these pages that are held, and says how many bytes that was.
+    fn remove(&self, keys: &[Key]) -> u64 {
+        let removed = {
+            let mut state = self.0.state.lock();
+            for key in keys {
+                state.policy.remove(key);
+            }
+            state.take_out(keys, "removed")
+        };
+        removed.iter().map(|page| to_u64(page.bytes.len())).sum()
     }
 }
 
@@ -118,26 +148,67 @@ impl PageStore for MemoryPages {
         state.by_file.get(&file).is_some_and(|of| of.pages.contains_key(&page))
     }
 
-    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes) {
+    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes, by: Option<u64>) -> Result<(), Unkept> {
         let id = file.id();
+        let mut kept = Ok(());
         for (number, start) in (0..run.len()).step_by(self.0.page_size_bytes).enumerate() {
             let end = (start + self.0.page_size_bytes).min(run.len());
             let page = PageIndex(first.0 + to_u64(number));
-            self.put_page(file, (id, page), &run.slice(start..end));
+            kept = kept.and(self.put_page(file, (id, page), &run.slice(start..end), by));
+        }
+        kept
+    }
+
+    fn protect(&self, file: FileId, pages: &[PageIndex], by: u64) {
+        let mut state = self.0.state.lock();
+        for page in pages {
+            state.policy.protect((file, *page), Some(by));
         }
     }
 
-    fn remove_file(&self, file: FileId) -> u64 {
-        let removed = {
-            let mut state = self.0.state.lock();
-            let pages = state.by_file.get(&file).into_iter().flat_map(|of| of.pages.keys());
-            let keys: Vec<Key> = pages.map(|page| (file, *page)).collect();
-            for key in &keys {
-                state.policy.remove(key);
-            }
-            state.take_out(&keys, "removed")
+    fn check(&self, file: FileId, pages: &[PageIndex]) -> (Vec<(PageIndex, Bytes)>, u64) {
+        let state = self.0.state.lock();
+        let Some(of_file) = state.by_file.get(&file) else {
+            return (Vec::new(), 0);
         };
-        removed.iter().map(|page| to_u64(page.bytes.len())).sum()
+        let found = pages
+            .iter()
+            .filter_map(|page| Some((*page, of_file.pages.get(page)?.bytes.clone())));
+        (found.collect(), 0)
+    }
+
+    fn remove_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64 {
+        let keys: Vec<Key> = (pages.start.0..pages.end.0)
+            .map(|page| (file, PageIndex(page)))
+            .collect();
+        self.remove(&keys)
+    }
+
+    fn set_pins(&self) {
+        let mut state = self.0.state.lock();
+        let State { policy, by_file, .. } = &mut *state;
+        // What is on its way has no file here yet; it is pinned as it came.
+        policy.set_pins(|(file, _)| Some(self.0.retentions.of(&by_file.get(file)?.file.uri).pinned_raw));
+    }
+
+    fn pinned_bytes(&self) -> u64 {
+        self.0.state.lock().policy.pinned_bytes()
+    }
+
+    fn capacity_bytes(&self) -> u64 {
+        let page = to_u64(self.0.page_size_bytes);
+        let capacity = self.0.state.lock().policy.capacity_bytes();
+        let share = u128::from(capacity) * u128::from(page) / u128::from(page + PAGE_OVERHEAD_BYTES);
+        u64::try_from(share).unwrap_or(u64::MAX)
+    }
+
+    fn remove_file(&self, file: FileId) -> u64 {
+        let keys: Vec<Key> = {
+            let state = self.0.state.lock();
+            let pages = state.by_file.get(&file).into_iter().flat_map(|of| of.pages.keys());
+            pages.map(|page| (file, *page)).collect()
+        };
+        self.remove(&keys)
     }
 
     fn held_bytes(&self, file: FileId) -> u64 {

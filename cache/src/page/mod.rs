@@ -2,26 +2,36 @@
 //!
 //! ```text
 //! PageTier ── hits ──────────── PageStore (disk, memory)    tier, reading, disk, memory
-//!     └─ missing pages ── runs ── flights ── Ufs::get_range  runs
+//!     └─ missing pages ── runs ── flights ── Peers, else Ufs::get_range  runs, loading, peers
+//! Errand ── the same at a pace, until it is stopped, kept as a demand    errand, ensure
 //! ```
 //!
 //! This file is the contract of what keeps pages; [`PageTier`] is the way in.
 
 mod disk;
+mod ensure;
+mod errand;
 mod keeping;
+mod loading;
 mod memory;
+mod peers;
 mod reading;
 mod runs;
 mod tier;
 
+use std::ops::Range;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 pub use self::disk::{DiskConfig, DiskError, DiskPages, FolderConfig, FolderHealth, FolderStatus};
+pub use self::errand::Errand;
+pub(crate) use self::loading::stopped;
 pub use self::memory::MemoryPages;
+pub use self::peers::Peers;
 pub use self::tier::{OpenFile, PageConfig, PageTier};
-use crate::key::{FileId, FileKey, Generation, PageIndex, Source};
+use crate::key::{FileId, FileKey, Generation, PageIndex, Source, to_u64};
+use crate::unkept::Unkept;
 
 /// Keeps pages, as many as it may. It never fails: what it cannot keep or cannot read back is a miss, and its own
 /// metric. It may drop any page at any time, and a page that was just put too.
@@ -36,10 +46,41 @@ pub trait PageStore: Send + Sync {
     /// Whether a page is held, without touching it. Never does I/O.
     fn contains(&self, file: FileId, page: PageIndex) -> bool;
 
+    /// How many pages of a range are held, without touching them. Never does I/O. To be overridden where this is more work
+    /// than counting.
+    fn held_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64 {
+        let pages = (pages.start.0..pages.end.0).map(PageIndex);
+        to_u64(pages.filter(|page| self.contains(file, *page)).count())
+    }
+
     /// Offers pages that follow each other, from `first` on; all are whole but the last of a file, which is as long as is
     /// left. Those that are held already stay. `run` may be a slice of something larger, which the store must not keep
-    /// alive. May do I/O.
-    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes);
+    /// alive. They are demanded by the errand of number `by`, and protected then, those that are held too; without one they
+    /// are kept where they are worth it. May do I/O.
+    ///
+    /// # Errors
+    /// Why something of it is not kept.
+    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes, by: Option<u64>) -> Result<(), Unkept>;
+
+    /// Protects those of these pages (sorted) that are held, as if the errand of number `by` demanded them now. Never does
+    /// I/O.
+    fn protect(&self, file: FileId, pages: &[PageIndex], by: u64);
+
+    /// As [`PageStore::get`], but touches nothing; and how many pages were held and turned out not to be sound, which are
+    /// dropped. May do I/O.
+    fn check(&self, file: FileId, pages: &[PageIndex]) -> (Vec<(PageIndex, Bytes)>, u64);
+
+    /// Drops pages of a file version, and says how many bytes that was. May do I/O.
+    fn remove_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64;
+
+    /// Says anew which pages are pinned. Never does I/O.
+    fn set_pins(&self);
+
+    /// How many bytes of what is held are pinned.
+    fn pinned_bytes(&self) -> u64;
+
+    /// How many bytes of files there is room for.
+    fn capacity_bytes(&self) -> u64;
 
     /// Drops every page of a file version that was put before this call, and says how many bytes that was. May do I/O.
     fn remove_file(&self, file: FileId) -> u64;
@@ -75,8 +116,36 @@ impl PageStore for DiskPages {
         self.contains(file, page)
     }
 
-    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes) {
-        self.put(file, first, run);
+    fn held_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64 {
+        self.held_pages(file, pages)
+    }
+
+    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes, by: Option<u64>) -> Result<(), Unkept> {
+        self.put_by(file, first, run, by)
+    }
+
+    fn protect(&self, file: FileId, pages: &[PageIndex], by: u64) {
+        self.protect(file, pages, by);
+    }
+
+    fn check(&self, file: FileId, pages: &[PageIndex]) -> (Vec<(PageIndex, Bytes)>, u64) {
+        self.check(file, pages)
+    }
+
+    fn remove_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64 {
+        self.remove_pages(file, pages)
+    }
+
+    fn set_pins(&self) {
+        self.set_pins();
+    }
+
+    fn pinned_bytes(&self) -> u64 {
+        self.pinned_bytes()
+    }
+
+    fn capacity_bytes(&self) -> u64 {
+        self.capacity_bytes()
     }
 
     fn remove_file(&self, file: FileId) -> u64 {

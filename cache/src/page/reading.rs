@@ -6,9 +6,8 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 
 use super::runs::pages_of;
-use super::tier::OpenFile;
 use crate::counters::Tally;
-use crate::key::{FileId, PageIndex, Source, to_u64, to_usize};
+use crate::key::{FileId, FileKey, PageIndex, Source, to_u64, to_usize};
 
 /// A read of some ranges of a file.
 pub(super) struct Reading {
@@ -42,11 +41,11 @@ impl Piece {
 }
 
 impl Reading {
-    pub(super) fn new(file: &OpenFile, page_size: u64, ranges: &[Range<u64>]) -> Self {
+    pub(super) fn new(file: &FileKey, page_size: u64, ranges: &[Range<u64>]) -> Self {
         Self {
-            id: file.key.id(),
+            id: file.id(),
             source: Source::Memory,
-            file_size: file.key.size,
+            file_size: file.size,
             page_size,
             needed: pages_of(ranges, page_size),
             pieces: HashMap::new(),
@@ -78,8 +77,8 @@ impl Reading {
     }
 
     /// Takes bytes that a load brought.
-    pub(super) fn add_loaded(&mut self, offset: u64, bytes: &Bytes) {
-        self.source = Source::Store;
+    pub(super) fn add_loaded(&mut self, offset: u64, bytes: &Bytes, source: Source) {
+        self.source = self.source.max(source);
         self.add(Piece {
             offset,
             bytes: bytes.clone(),

@@ -17,6 +17,14 @@ pub(super) fn pages_of(ranges: &[Range<u64>], page_size: u64) -> Vec<PageIndex> 
     pages
 }
 
+/// The pages that hold a range.
+pub(super) fn span_of(range: &Range<u64>, page_size: u64) -> Range<PageIndex> {
+    if range.is_empty() {
+        return PageIndex(0)..PageIndex(0);
+    }
+    PageIndex(range.start / page_size)..PageIndex(range.end.div_ceil(page_size))
+}
+
 /// Of all pages of a run, those in its gaps may be one in this many.
 const GAP_SHARE: u64 = 6;
 

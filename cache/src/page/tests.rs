@@ -1,20 +1,25 @@
 //! What the page tier promises: the object's bytes, of one version, with as few requests as there can be.
 
+mod errands;
+mod peers;
+mod stuck;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use futures::future;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
+use self::stuck::Stuck;
 use super::*;
 use crate::key::{FileKey, Generation, to_usize};
 use crate::retention::Retentions;
+use crate::ufs::UfsErrorKind;
 use crate::ufs::testing::{Fault, TestStore};
-use crate::ufs::{StoreSpec, Ufs, UfsErrorKind};
 
 struct Fixture {
     tier: PageTier,
@@ -42,15 +47,7 @@ async fn fixture(size: u64, pages: Arc<dyn PageStore>, config: PageConfig) -> Fi
     let store = TestStore::new(Arc::new(InMemory::new()));
     let content = content(size, 0);
     store.put(&Path::from("f"), content.clone().into()).await.unwrap();
-    let dynamic: Arc<dyn ObjectStore> = store.clone();
-    let spec = StoreSpec {
-        mount: "/lake".to_owned(),
-        scheme: "memory".to_owned(),
-        authority: "m".to_owned(),
-        key: String::new(),
-        options: Default::default(),
-    };
-    let ufs = Ufs::from_store(spec, dynamic);
+    let ufs = store.mounted();
     let key = ufs.key_of(&ufs.head("f").await.unwrap().unwrap());
     Fixture {
         tier: PageTier::new(pages, config, Retentions::default()).unwrap(),
@@ -58,6 +55,8 @@ async fn fixture(size: u64, pages: Arc<dyn PageStore>, config: PageConfig) -> Fi
             ufs,
             path: "f".to_owned(),
             key,
+            peers: None,
+            errand: None,
         },
         store,
         content,
@@ -115,7 +114,29 @@ impl PageStore for Forgetful {
         self.boasts
     }
 
-    fn put(&self, _: &FileKey, _: PageIndex, _: &Bytes) {}
+    fn put(&self, _: &FileKey, _: PageIndex, _: &Bytes, _: Option<u64>) -> Result<(), Unkept> {
+        Err(Unkept::Full { capacity_bytes: 0 })
+    }
+
+    fn protect(&self, _: FileId, _: &[PageIndex], _: u64) {}
+
+    fn check(&self, file: FileId, pages: &[PageIndex]) -> (Vec<(PageIndex, Bytes)>, u64) {
+        (self.get(file, pages), 0)
+    }
+
+    fn remove_pages(&self, _: FileId, _: Range<PageIndex>) -> u64 {
+        0
+    }
+
+    fn set_pins(&self) {}
+
+    fn pinned_bytes(&self) -> u64 {
+        0
+    }
+
+    fn capacity_bytes(&self) -> u64 {
+        0
+    }
 
     fn remove_file(&self, _: FileId) -> u64 {
         0
@@ -166,8 +187,29 @@ impl PageStore for Damaging {
         self.0.lock().contains_key(&(file, page))
     }
 
-    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes) {
+    fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes, _: Option<u64>) -> Result<(), Unkept> {
         self.0.lock().insert((file.id(), first), run.clone());
+        Ok(())
+    }
+
+    fn protect(&self, _: FileId, _: &[PageIndex], _: u64) {}
+
+    fn check(&self, file: FileId, pages: &[PageIndex]) -> (Vec<(PageIndex, Bytes)>, u64) {
+        (self.get(file, pages), 0)
+    }
+
+    fn remove_pages(&self, _: FileId, _: Range<PageIndex>) -> u64 {
+        0
+    }
+
+    fn set_pins(&self) {}
+
+    fn pinned_bytes(&self) -> u64 {
+        0
+    }
+
+    fn capacity_bytes(&self) -> u64 {
+        0
     }
 
     fn remove_file(&self, _: FileId) -> u64 {
@@ -242,78 +284,6 @@ async fn ranges_outside_the_file_are_refused() {
     }
     assert_eq!(f.store.reads(), []);
     f.read(&[100..100, 0..100]).await;
-}
-
-/// A store on a disk that does not answer until it is told to.
-#[derive(Default)]
-struct Stuck {
-    gate: Mutex<()>,
-    kept: Mutex<u64>,
-}
-
-impl PageStore for Stuck {
-    fn get(&self, _: FileId, _: &[PageIndex]) -> Vec<(PageIndex, Bytes)> {
-        Vec::new()
-    }
-
-    fn contains(&self, _: FileId, _: PageIndex) -> bool {
-        false
-    }
-
-    fn put(&self, _: &FileKey, _: PageIndex, run: &Bytes) {
-        let _open = self.gate.lock();
-        *self.kept.lock() += crate::key::to_u64(run.len());
-    }
-
-    fn remove_file(&self, _: FileId) -> u64 {
-        0
-    }
-
-    fn held_bytes(&self, _: FileId) -> u64 {
-        0
-    }
-
-    fn held_since(&self, _: FileId) -> Option<SystemTime> {
-        None
-    }
-
-    fn rescope(&self) {}
-
-    fn files(&self) -> Vec<FileKey> {
-        Vec::new()
-    }
-
-    fn bytes(&self) -> u64 {
-        *self.kept.lock()
-    }
-
-    fn source(&self) -> Source {
-        Source::Disk
-    }
-
-    fn blocks(&self) -> bool {
-        true
-    }
-}
-
-#[expect(clippy::await_holding_lock, reason = "the lock is what a disk that hangs is here")]
-#[tokio::test]
-async fn a_disk_that_hangs_slows_no_read() {
-    let stuck = Arc::new(Stuck::default());
-    let closed = stuck.gate.lock();
-    let narrow = PageConfig {
-        max_inflight_bytes: 2 << 10,
-        max_unwritten_bytes: 2 << 10,
-        ..config()
-    };
-    let f = fixture(10_000, Arc::clone(&stuck) as Arc<dyn PageStore>, narrow).await;
-    // Ten runs, of which two may wait for the disk.
-    assert_eq!(f.read(&[0..10_000]).await, Source::Store);
-    drop(closed);
-    while stuck.bytes() < 2_000 {
-        tokio::task::yield_now().await;
-    }
-    assert_eq!(f.fetched().len(), 10);
 }
 
 #[tokio::test]
@@ -475,6 +445,24 @@ async fn removed_files_are_read_again() {
     f.tier.remove_file(f.file.key.id()).await;
     assert_eq!(f.tier.bytes(), 0);
     assert_eq!(f.read(&[0..1_000]).await, Source::Store);
+}
+
+/// Whoever lets go of a file must know of it while nothing of it is held yet.
+#[tokio::test]
+async fn what_arrives_after_a_removal_is_not_kept() {
+    let f = in_memory(1_000).await;
+    f.store.hold();
+    let ranges = [0..1_000];
+    let mut reading = Box::pin(f.tier.read(&f.file, &ranges));
+    assert!(futures::poll!(&mut reading).is_pending());
+    assert_eq!((f.tier.arriving(), f.tier.files()), (vec![f.file.key.clone()], vec![]));
+    f.tier.remove_file(f.file.key.id()).await;
+    f.store.release();
+    assert_eq!(reading.await.unwrap().0[0], f.content);
+    while !f.tier.arriving().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(f.tier.bytes(), 0);
 }
 
 #[tokio::test]

@@ -16,15 +16,17 @@ use futures::future;
 use rayon::ThreadPoolBuildError;
 use tokio::sync::Semaphore;
 
-use super::PageStore;
-use super::keeping::{Keeping, Load};
+use super::errand::Errand;
+use super::keeping::Keeping;
+use super::loading::{Haste, Landed, Wanted, landed, stopped};
 use super::reading::Reading;
-use super::runs::{bytes_of, coalesce, pages_of};
+use super::runs::{bytes_of, coalesce, span_of};
+use super::{PageStore, Peers};
 use crate::counters::{self, Lookups, Tally, Tier};
-use crate::flights::{Boarding, Flight, Flights};
-use crate::key::{FileId, FileKey, PageIndex, Source, to_u64, to_usize};
+use crate::flights::{Flight, Flights};
+use crate::key::{FileId, FileKey, PageIndex, Source, to_usize};
 use crate::pool::CpuPool;
-use crate::retention::{Keep, Retentions};
+use crate::retention::Retentions;
 use crate::ufs::{Operation, Subject, Ufs, UfsError, UfsErrorKind};
 
 /// One version of one file, and where to read it.
@@ -36,6 +38,11 @@ pub struct OpenFile {
     pub path: String,
     /// Which version.
     pub key: FileKey,
+    /// Who is asked for bytes before storage is; none where nobody else may have them. A file of a weak generation is never
+    /// asked of them: their bytes may be of another version.
+    pub peers: Option<Arc<dyn Peers>>,
+    /// What it is read for, where nobody waits for that; none for readers.
+    pub errand: Option<Arc<Errand>>,
 }
 
 /// Sizes and limits of the page tier, in bytes.
@@ -74,24 +81,26 @@ impl Default for PageConfig {
 
 /// The page tier. Cheap to clone; clones are one tier.
 #[derive(Clone)]
-pub struct PageTier(Arc<Inner>);
+pub struct PageTier(pub(super) Arc<Inner>);
 
-struct Inner {
-    store: Arc<dyn PageStore>,
-    config: PageConfig,
-    flights: Flights<(FileId, PageIndex), Landed>,
-    in_flight: Room,
-    unwritten: Room,
-    keeping: Keeping,
+pub(super) struct Inner {
+    pub(super) store: Arc<dyn PageStore>,
+    pub(super) config: PageConfig,
+    pub(super) flights: Flights<(FileId, PageIndex), Landed>,
+    pub(super) in_flight: Room,
+    /// The part of it that loads of errands may take.
+    pub(super) errands: Room,
+    pub(super) unwritten: Room,
+    pub(super) keeping: Keeping,
     /// Keeps pages while few wait, when the processor has nothing better to do: a reader's time comes first.
-    keeper: CpuPool,
-    retentions: Retentions,
-    fetched_bytes: AtomicU64,
+    pub(super) keeper: CpuPool,
+    pub(super) retentions: Retentions,
+    pub(super) fetched_bytes: AtomicU64,
 }
 
 /// Room for some bytes; they are counted in KiB.
-struct Room {
-    free: Semaphore,
+pub(super) struct Room {
+    pub(super) free: Semaphore,
     all_kib: u32,
 }
 
@@ -103,27 +112,19 @@ impl Room {
     }
 
     /// Permits for so many bytes; what is larger than the room takes all of it.
-    fn share(&self, bytes: u64) -> u32 {
+    pub(super) fn share(&self, bytes: u64) -> u32 {
         u32::try_from(bytes.div_ceil(1024))
             .unwrap_or(u32::MAX)
             .min(self.all_kib)
     }
 
-    fn is_half_taken(&self) -> bool {
+    pub(super) fn is_half_taken(&self) -> bool {
         self.free.available_permits() < to_usize(u64::from(self.all_kib / 2))
     }
 }
 
-/// What a load brings.
-type Landed = Result<Arc<Run>, UfsError>;
-
-/// Bytes of a file that one request brought.
-#[derive(Debug)]
-struct Run {
-    /// Where in the file they begin.
-    offset: u64,
-    bytes: Bytes,
-}
+/// Loads of errands may take one part in this many of those in flight, so that readers always find room.
+const ERRANDS_SHARE: u64 = 2;
 
 /// How often a read asks the store of pages again for what was held when it looked and gone when it took; after that, it
 /// loads without asking.
@@ -142,10 +143,13 @@ impl PageTier {
         config.page_size_bytes = config.page_size_bytes.max(1);
         Ok(Self(Arc::new(Inner {
             in_flight: Room::new(config.max_inflight_bytes),
+            errands: Room::new(config.max_inflight_bytes / ERRANDS_SHARE),
             unwritten: Room::new(config.max_unwritten_bytes),
             store,
             config,
-            flights: Flights::default(),
+            flights: Flights::new(
+                |landed: &Landed| matches!(landed, Err(error) if error.kind() == UfsErrorKind::Stopped),
+            ),
             keeping: Keeping::default(),
             keeper: CpuPool::behind("keep-pages")?,
             retentions,
@@ -159,14 +163,52 @@ impl PageTier {
     /// # Errors
     /// A range outside the file; and what the under file system says, of the first load that fails.
     pub async fn read(&self, file: &OpenFile, ranges: &[Range<u64>]) -> Result<(Vec<Bytes>, Source), UfsError> {
+        self.read_in(Haste::of(file), file, ranges).await
+    }
+
+    /// The same, waiting for no pace of an errand.
+    ///
+    /// # Errors
+    /// As [`PageTier::read`].
+    pub(crate) async fn read_now(
+        &self,
+        file: &OpenFile,
+        ranges: &[Range<u64>],
+    ) -> Result<(Vec<Bytes>, Source), UfsError> {
+        self.read_in(Haste::Urgent, file, ranges).await
+    }
+
+    async fn read_in(
+        &self,
+        haste: Haste,
+        file: &OpenFile,
+        ranges: &[Range<u64>],
+    ) -> Result<(Vec<Bytes>, Source), UfsError> {
         check_ranges(file, ranges)?;
-        let mut reading = Reading::new(file, self.0.config.page_size_bytes, ranges);
-        for look in 0..=LOOKS {
+        let read = self.read_all(haste, file, ranges);
+        match &file.errand {
+            None => read.await,
+            Some(errand) => {
+                let read = errand.unless_stopped(read).await;
+                read.unwrap_or_else(|| Err(stopped(file)))
+            }
+        }
+    }
+
+    async fn read_all(
+        &self,
+        haste: Haste,
+        file: &OpenFile,
+        ranges: &[Range<u64>],
+    ) -> Result<(Vec<Bytes>, Source), UfsError> {
+        let mut reading = Reading::new(&file.key, self.0.config.page_size_bytes, ranges);
+        let mut looks = 0;
+        while looks <= LOOKS {
             let missing = reading.missing();
             if missing.is_empty() {
                 break;
             }
-            let plan = self.0.plan(file, reading.id, &missing, look < LOOKS)?;
+            let plan = self.0.plan((file, haste), reading.id, &missing, looks < LOOKS)?;
             let (held, runs) = future::join(
                 self.0.take_held(reading.id, plan.held),
                 future::try_join_all(plan.flights.into_iter().map(|flight| landed(flight, file))),
@@ -174,9 +216,14 @@ impl PageTier {
             .await;
             let hits = reading.add_held(held, self.0.store.source());
             counters::read_bytes(self.0.store.source(), hits.bytes);
-            Lookups { hits, ..plan.lookups }.count(Tier::Page, file.ufs.mount_id());
-            for run in runs? {
-                reading.add_loaded(run.offset, &run.bytes);
+            if file.errand.is_none() {
+                Lookups { hits, ..plan.lookups }.count(Tier::Page, file.ufs.mount_id());
+            }
+            let runs = runs?;
+            // A load that was stopped has nothing to do with how reliable the store of pages is.
+            looks += usize::from(runs.iter().all(Option::is_some));
+            for run in runs.into_iter().flatten() {
+                reading.add_loaded(run.offset, &run.bytes, run.source);
             }
         }
         let read = ranges.iter().map(|range| reading.assemble(range));
@@ -187,9 +234,8 @@ impl PageTier {
     /// Whether every page of a range of a file version is held.
     #[must_use]
     pub fn holds(&self, file: &OpenFile, range: &Range<u64>) -> bool {
-        let id = file.key.id();
-        let pages = pages_of(std::slice::from_ref(range), self.0.config.page_size_bytes);
-        pages.iter().all(|&page| self.0.store.contains(id, page))
+        let pages = span_of(range, self.0.config.page_size_bytes);
+        self.0.store.held_pages(file.key.id(), pages.clone()) == pages.end.0 - pages.start.0
     }
 
     /// Drops every page of a file version, and says how many bytes that was; what is being loaded now is not kept.
@@ -208,13 +254,36 @@ impl PageTier {
     /// How many bytes of a range of a file version are held as pages now.
     #[must_use]
     pub fn held_in(&self, file: &FileKey, range: &Range<u64>) -> u64 {
-        let (id, size) = (file.id(), self.0.config.page_size_bytes);
-        let pages = pages_of(std::slice::from_ref(range), size);
-        let held = pages.into_iter().filter(|page| self.0.store.contains(id, *page));
-        let within = held.map(|page| bytes_of(&(page..PageIndex(page.0 + 1)), size, file.size));
-        within
-            .map(|page| page.end.min(range.end) - page.start.max(range.start))
-            .sum()
+        let (id, store, size) = (file.id(), &self.0.store, self.0.config.page_size_bytes);
+        let pages = span_of(range, size);
+        if pages.is_empty() {
+            return 0;
+        }
+        // Whole pages, without what of the first and the last is not of the range.
+        let held = store.held_pages(id, pages.clone()).saturating_mul(size);
+        let (first, last) = (pages.start, PageIndex(pages.end.0 - 1));
+        let before = range.start - first.0 * size;
+        let behind = (last.0 + 1) * size - range.end;
+        let of_page = |page: PageIndex, bytes: u64| if store.contains(id, page) { bytes } else { 0 };
+        held.saturating_sub(of_page(first, before))
+            .saturating_sub(of_page(last, behind))
+    }
+
+    /// A range of a file version, where all of it is held; nothing is fetched. For peers that ask.
+    pub async fn read_held(&self, file: &FileKey, range: Range<u64>) -> Option<Bytes> {
+        if range.is_empty() || range.end > file.size {
+            return None;
+        }
+        let ranges = [range];
+        let mut reading = Reading::new(file, self.0.config.page_size_bytes, &ranges);
+        let missing = reading.missing();
+        if !missing.iter().all(|page| self.0.store.contains(reading.id, *page)) {
+            return None;
+        }
+        let held = self.0.take_held(reading.id, missing).await;
+        let hits = reading.add_held(held, self.0.store.source());
+        counters::read_bytes(self.0.store.source(), hits.bytes);
+        reading.assemble(&ranges[0])
     }
 
     /// How many bytes storage was asked for so far.
@@ -229,6 +298,27 @@ impl PageTier {
         self.0.store.held_since(file)
     }
 
+    /// Says anew which pages are pinned.
+    pub(crate) async fn set_pins(&self) {
+        let store = Arc::clone(&self.0.store);
+        self.0.unblocked(move || store.set_pins()).await;
+    }
+
+    /// How many bytes of what is held are pinned.
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        self.0.store.pinned_bytes()
+    }
+
+    /// Where the bytes of held pages come from.
+    pub(crate) fn source(&self) -> Source {
+        self.0.store.source()
+    }
+
+    /// How many bytes of files there is room for.
+    pub(crate) fn capacity_bytes(&self) -> u64 {
+        self.0.store.capacity_bytes()
+    }
+
     /// Drops what is beyond quotas that were set anew.
     pub(crate) async fn rescope(&self) {
         let store = Arc::clone(&self.0.store);
@@ -239,6 +329,12 @@ impl PageTier {
     #[must_use]
     pub fn files(&self) -> Vec<FileKey> {
         self.0.store.files()
+    }
+
+    /// The file versions of which pages are being loaded, or wait to be kept.
+    #[must_use]
+    pub fn arriving(&self) -> Vec<FileKey> {
+        self.0.keeping.files()
     }
 
     /// How many bytes of pages are held now.
@@ -268,7 +364,7 @@ impl Inner {
     /// does not hold.
     fn plan(
         self: &Arc<Self>,
-        file: &OpenFile,
+        (file, haste): (&OpenFile, Haste),
         id: FileId,
         missing: &[PageIndex],
         ask_store: bool,
@@ -280,7 +376,7 @@ impl Inner {
                     held: missing.to_vec(),
                     ..Plan::default()
                 }),
-                false => self.plan_whole(file, id, missing),
+                false => self.plan_whole((file, haste), id, missing),
             };
         }
         Ok(self.flights.board(|boarding| {
@@ -290,6 +386,7 @@ impl Inner {
                 let bytes = self.page_bytes(file, page);
                 match boarding.bound_for(&(id, page)) {
                     Some(flight) => {
+                        haste.hurry(&flight);
                         plan.lookups.coalesced.add(bytes);
                         plan.lookups.misses.add(bytes);
                         plan.flights.push(flight);
@@ -303,32 +400,36 @@ impl Inner {
             }
             plan.flights.dedup_by(|a, b| a.is(b));
             let is_absent = |page: &PageIndex| !is_held(page) && boarding.bound_for(&(id, *page)).is_none();
-            for run in coalesce(&absent, is_absent, &self.config) {
+            for run in coalesce(&absent, is_absent, &self.config_for(file)) {
                 // What lies in gaps comes too, so whoever wants it meanwhile waits for it.
-                let keys = (run.start.0..run.end.0).map(|page| (id, PageIndex(page))).collect();
-                let bytes = bytes_of(&run, self.config.page_size_bytes, file.key.size);
-                plan.flights.push(self.begin(boarding, file, keys, bytes));
+                let wanted = self.wanted_run(file, &run, haste);
+                plan.flights.push(self.begin(boarding, file, wanted));
             }
             plan
         }))
     }
 
     /// The whole file, in one request, for every page of this read.
-    fn plan_whole(self: &Arc<Self>, file: &OpenFile, id: FileId, missing: &[PageIndex]) -> Result<Plan, UfsError> {
-        let (size, limit) = (file.key.size, self.config.max_whole_file_bytes);
-        if size > limit {
-            let reason = format!(
-                "the store gives no strong ETag or version id, so the file must be read whole, and its {size} bytes are \
-                 more than the limit of {limit}"
-            );
-            return Err(UfsError::new(UfsErrorKind::Other, subject(file), reason));
-        }
+    fn plan_whole(
+        self: &Arc<Self>,
+        (file, haste): (&OpenFile, Haste),
+        id: FileId,
+        missing: &[PageIndex],
+    ) -> Result<Plan, UfsError> {
+        self.check_whole(file)?;
+        let size = file.key.size;
         let first = (id, PageIndex(0));
         let mut needed = Tally::default();
         missing.iter().for_each(|&page| needed.add(self.page_bytes(file, page)));
         let (flight, coalesced) = self.flights.board(|boarding| match boarding.bound_for(&first) {
-            Some(flight) => (flight, needed),
-            None => (self.begin(boarding, file, vec![first], 0..size), Tally::default()),
+            Some(flight) => {
+                haste.hurry(&flight);
+                (flight, needed)
+            }
+            None => {
+                let wanted = Wanted::new(vec![first], 0..size, file, haste);
+                (self.begin(boarding, file, wanted), Tally::default())
+            }
         });
         Ok(Plan {
             held: Vec::new(),
@@ -341,18 +442,17 @@ impl Inner {
         })
     }
 
-    /// Begins to load bytes of a file (whole pages), and to keep them once they are there.
-    fn begin(
-        self: &Arc<Self>,
-        boarding: &mut Boarding<'_, (FileId, PageIndex), Landed>,
-        file: &OpenFile,
-        keys: Vec<(FileId, PageIndex)>,
-        bytes: Range<u64>,
-    ) -> Flight<Landed> {
-        let load = Arc::clone(self).load(file.clone(), bytes);
-        let (tier, key) = (Arc::clone(self), file.key.clone());
-        let underway = self.keeping.begin(key.id());
-        boarding.begin(keys, load, move |landed| tier.keep(key, landed, underway))
+    /// Refuses a file that is too large to be read whole.
+    pub(super) fn check_whole(&self, file: &OpenFile) -> Result<(), UfsError> {
+        let (size, limit) = (file.key.size, self.config.max_whole_file_bytes);
+        if size > limit {
+            let reason = format!(
+                "the store gives no strong ETag or version id, so the file must be read whole, and its {size} bytes are \
+                 more than the limit of {limit}"
+            );
+            return Err(UfsError::new(UfsErrorKind::Other, subject(file), reason));
+        }
+        Ok(())
     }
 
     /// Bytes that a page of a file has.
@@ -365,48 +465,6 @@ impl Inner {
         bytes.end - bytes.start
     }
 
-    async fn load(self: Arc<Self>, file: OpenFile, bytes: Range<u64>) -> Landed {
-        // An error would mean that the semaphore was closed, which nobody does.
-        let room = &self.in_flight;
-        let _share = room.free.acquire_many(room.share(bytes.end - bytes.start)).await.ok();
-        let offset = bytes.start;
-        let read = file.ufs.get_range(&file.path, &file.key, bytes).await;
-        // It was there when it was planned: gone since then is changed since then.
-        let bytes = read.map_err(|error| match error.kind() {
-            UfsErrorKind::NotFound => UfsError::gone(subject(&file), &file.key.generation),
-            _ => error,
-        })?;
-        counters::read_bytes(Source::Store, to_u64(bytes.len()));
-        self.fetched_bytes.fetch_add(to_u64(bytes.len()), Ordering::Relaxed);
-        Ok(Arc::new(Run { offset, bytes }))
-    }
-
-    /// Offers what landed to the store of pages.
-    async fn keep(self: Arc<Self>, file: FileKey, landed: Landed, underway: Load) {
-        let Ok(run) = landed else { return };
-        if self.retentions.of(&file.uri).keep == Keep::Never {
-            return;
-        }
-        let share = self.unwritten.share(to_u64(run.bytes.len()));
-        let Ok(_share) = self.unwritten.free.try_acquire_many(share) else {
-            return counters::unkept(to_u64(run.bytes.len()));
-        };
-        let first = PageIndex(run.offset / self.config.page_size_bytes);
-        let store = Arc::clone(&self.store);
-        let put = move || {
-            if underway.is_wanted() {
-                store.put(&file, first, &run.bytes);
-            }
-        };
-        // Once many wait, keeping them is as urgent as anything: what finds no room is not kept, and asked for again.
-        if self.store.blocks() && !self.unwritten.is_half_taken() {
-            // What panicked has kept nothing, and the next read asks for it again.
-            let _ = self.keeper.run(put).await;
-        } else {
-            self.unblocked(put).await;
-        }
-    }
-
     /// The pages, as far as they are still held.
     async fn take_held(&self, id: FileId, pages: Vec<PageIndex>) -> Vec<(PageIndex, Bytes)> {
         if pages.is_empty() {
@@ -417,7 +475,7 @@ impl Inner {
     }
 
     /// Does a piece of work of the store where it may block; none where it panicked.
-    async fn unblocked<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    pub(super) async fn unblocked<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
         if self.store.blocks() {
             tokio::task::spawn_blocking(work).await.ok()
         } else {
@@ -426,11 +484,7 @@ impl Inner {
     }
 }
 
-async fn landed(flight: Flight<Landed>, file: &OpenFile) -> Landed {
-    flight.landed().await.unwrap_or_else(|| Err(lost(file)))
-}
-
-fn check_ranges(file: &OpenFile, ranges: &[Range<u64>]) -> Result<(), UfsError> {
+pub(super) fn check_ranges(file: &OpenFile, ranges: &[Range<u64>]) -> Result<(), UfsError> {
     match ranges
         .iter()
         .find(|range| range.start > range.end || range.end > file.key.size)
@@ -443,7 +497,7 @@ fn check_ranges(file: &OpenFile, ranges: &[Range<u64>]) -> Result<(), UfsError> 
     }
 }
 
-fn lost(file: &OpenFile) -> UfsError {
+pub(super) fn lost(file: &OpenFile) -> UfsError {
     UfsError::new(
         UfsErrorKind::Unavailable,
         subject(file),
@@ -451,7 +505,7 @@ fn lost(file: &OpenFile) -> UfsError {
     )
 }
 
-fn subject(file: &OpenFile) -> Subject {
+pub(super) fn subject(file: &OpenFile) -> Subject {
     Subject {
         mount: file.ufs.mount().into(),
         object: file.path.clone(),

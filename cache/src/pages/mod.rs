@@ -7,10 +7,13 @@
 //! Why not the Parquet crate's page reader: it reserves what a page header declares, up to 2 GiB, before it looks
 //! whether the page can be that large, and some of its codecs do not stop at the declared size at all.
 
+mod bounds;
 mod codec;
 mod header;
+mod index;
 mod words;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,6 +25,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 
 use self::codec::Codec;
 use self::header::{Content, PageHeader};
+pub(crate) use self::index::{PageBounds, PageLayout};
 use self::words::longest_word;
 use crate::budget::{Budget, BudgetError, Purpose, Reservation};
 use crate::thrift::Refused;
@@ -94,10 +98,36 @@ fn fixed_bytes(column: &ColumnChunkMetaData) -> u64 {
     }
 }
 
+/// A column chunk, or those of its pages that are needed.
+#[derive(Debug, Clone)]
+pub(crate) enum ChunkBytes {
+    /// All of it.
+    Whole(Bytes),
+    /// Its parts, in order.
+    Parts(Vec<ChunkPart>),
+}
+
+/// A part of a column chunk.
+#[derive(Debug, Clone)]
+pub(crate) enum ChunkPart {
+    /// What stands before the data pages: the dictionary, where there is one.
+    Before(Bytes),
+    /// A data page of so many rows, each of one value.
+    Page(Bytes, usize),
+    /// Data pages of so many rows together, which were not read.
+    Absent(usize),
+}
+
 /// Gives the pages of one column chunk in order.
 pub(crate) struct PageDecoder {
-    /// What is left of the column chunk.
+    /// What is left of the column chunk, or of the part that is being read.
     rest: Bytes,
+    /// The parts that follow.
+    parts: VecDeque<ChunkPart>,
+    /// How many values the next data page must have.
+    expected: Option<usize>,
+    /// Values that the footer lets follow: by these the memory for a stride was taken.
+    values_left: u64,
     codec: Codec,
     limit: Arc<PageLimit>,
     physical: PhysicalType,
@@ -115,10 +145,17 @@ pub(crate) struct PageDecoder {
 }
 
 impl PageDecoder {
-    /// The pages in `bytes`, which are all of the column chunk.
-    pub(crate) fn new(bytes: Bytes, column: &ColumnChunkMetaData, limit: Arc<PageLimit>) -> Self {
+    /// The pages of a column chunk. What was not read can only be skipped.
+    pub(crate) fn new(bytes: ChunkBytes, column: &ColumnChunkMetaData, limit: Arc<PageLimit>) -> Self {
+        let (rest, parts) = match bytes {
+            ChunkBytes::Whole(bytes) => (bytes, VecDeque::new()),
+            ChunkBytes::Parts(parts) => (Bytes::new(), parts.into()),
+        };
         Self {
-            rest: bytes,
+            rest,
+            parts,
+            expected: None,
+            values_left: u64::try_from(column.num_values()).unwrap_or(0),
             codec: Codec::new(column.compression()),
             limit,
             physical: column.column_type(),
@@ -162,16 +199,74 @@ impl PageDecoder {
         if let Some(header) = self.peeked.take() {
             return Ok(Some(header));
         }
-        while !self.rest.is_empty() {
+        while self.has_more() {
             let header = PageHeader::read(&self.rest).map_err(refused)?;
             self.rest = self.rest.split_off(header.header_bytes);
             self.check(&header)?;
+            self.check_place(&header)?;
+            self.check_values(&header)?;
             if header.content != Content::Other {
                 return Ok(Some(header));
             }
             self.take_bytes(&header)?;
         }
         Ok(None)
+    }
+
+    /// Whether there are bytes to read on: those of the part begun, or of the one that follows.
+    fn has_more(&mut self) -> bool {
+        while self.rest.is_empty() {
+            match self.parts.pop_front() {
+                Some(ChunkPart::Before(bytes)) => self.rest = bytes,
+                Some(ChunkPart::Page(bytes, rows)) => {
+                    self.rest = bytes;
+                    self.expected = Some(rows);
+                }
+                Some(absent @ ChunkPart::Absent(_)) => {
+                    self.parts.push_front(absent);
+                    return false;
+                }
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Rows of the pages that are next and were not read; none where the next page was.
+    fn absent_rows(&mut self) -> Option<usize> {
+        if self.peeked.is_some() || self.dictionary.is_some() || self.has_more() {
+            return None;
+        }
+        match self.parts.front() {
+            Some(ChunkPart::Absent(rows)) => Some(*rows),
+            _ => None,
+        }
+    }
+
+    /// A page that was found by the index is the one that the index means, or the rows behind it would be taken for others.
+    fn check_place(&mut self, header: &PageHeader) -> Result<()> {
+        let Some(expected) = self.expected.take() else {
+            return Ok(());
+        };
+        let values = match header.content {
+            Content::Data { values, .. } | Content::DataV2 { values, .. } => Some(usize::try_from(values)?),
+            Content::Dictionary { .. } | Content::Other => None,
+        };
+        if values != Some(expected) || usize::try_from(header.compressed_bytes)? != self.rest.len() {
+            let reason = "a page is not where the page index has it";
+            return Err(ParquetError::General(reason.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A page of a few bytes can have any number of values, all equal: no more than were announced.
+    fn check_values(&mut self, header: &PageHeader) -> Result<()> {
+        if let Content::Data { values, .. } | Content::DataV2 { values, .. } = header.content {
+            let left = self.values_left.checked_sub(u64::from(values));
+            let more = || ParquetError::General("it has more values than the footer says".to_owned());
+            self.values_left = left.ok_or_else(more)?;
+        }
+        Ok(())
     }
 
     fn check(&self, header: &PageHeader) -> Result<()> {
@@ -252,6 +347,9 @@ impl PageReader for PageDecoder {
         if let Some(dictionary) = self.dictionary.take() {
             return Ok(Some(dictionary));
         }
+        if self.absent_rows().is_some() {
+            return Err(ParquetError::General("a page that was not read is needed".to_owned()));
+        }
         let Some(header) = self.next_header()? else {
             return Ok(None);
         };
@@ -276,6 +374,13 @@ impl PageReader for PageDecoder {
                 num_rows: None,
                 num_levels: None,
                 is_dict: true,
+            }));
+        }
+        if let Some(rows) = self.absent_rows() {
+            return Ok(Some(PageMetadata {
+                num_rows: Some(rows),
+                num_levels: Some(rows),
+                is_dict: false,
             }));
         }
         let header = self.next_header()?;
@@ -303,6 +408,10 @@ impl PageReader for PageDecoder {
 
     fn skip_next_page(&mut self) -> Result<()> {
         if self.dictionary.take().is_some() {
+            return Ok(());
+        }
+        if self.absent_rows().is_some() {
+            self.parts.pop_front();
             return Ok(());
         }
         if let Some(header) = self.next_header()? {

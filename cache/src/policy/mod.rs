@@ -20,6 +20,8 @@
 //!   touched since: a dataset is dead as a whole sooner than each of its keys.
 //!
 //! Of the victims that are beaten the overdue go first, then by mean gap times `sqrt(bytes / (bytes + mean bytes))`.
+//! What is demanded or pinned does not compete (`demand`): merit alone evicts none of it.
+//!
 //! Residents lie on lists by octave of gap and two octaves of size, each in the order of last accesses; the choice
 //! looks at the oldest of each (at most 144), so a touch is O(1), and a refused or evicting call is bounded.
 //!
@@ -49,6 +51,7 @@
 //!   mixed sizes has .93 of its share in its third epoch, and single epochs at .94 later.
 //! - After every rank of a Zipf set has moved, it needs up to 2.5 times as many accesses as LRU to come back.
 
+mod demand;
 mod reuse;
 mod scoped;
 mod shelf;
@@ -58,8 +61,9 @@ mod tests;
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use demand::Guard;
 use reuse::{Reuse, Tide};
-pub(crate) use scoped::ScopedPolicy;
+pub(crate) use scoped::{Decision, Offer, ScopedPolicy};
 use shelf::{Entry, List, SEEN_MAX, Shelf};
 
 /// Ghosts remembered for each resident.
@@ -89,6 +93,12 @@ const SIZES: List = 12;
 /// The list of the ghosts; those of the residents follow.
 const GHOSTS: List = 0;
 
+/// The list of what was demanded, and is protected yet.
+const PROTECTED: List = 1 + RATES * SIZES;
+
+/// The list of what is pinned.
+const PINNED: List = PROTECTED + 1;
+
 /// What became of a key that was offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict<K> {
@@ -115,6 +125,9 @@ pub struct Policy<K> {
     strangers: u64,
     slots: HashMap<K, usize>,
     shelf: Shelf<K>,
+    /// Of those slots that are pinned or protected.
+    guards: HashMap<usize, Guard>,
+    pinned_bytes: u64,
     reuse: Reuse,
     tide: Tide,
 }
@@ -131,7 +144,9 @@ impl<K: Copy + Eq + Hash> Policy<K> {
             clock: 0,
             strangers: 0,
             slots: HashMap::new(),
-            shelf: Shelf::new(1 + RATES * SIZES),
+            shelf: Shelf::new(PINNED + 1),
+            guards: HashMap::new(),
+            pinned_bytes: 0,
             reuse: Reuse::new(),
             tide: Tide::default(),
         }
@@ -148,8 +163,11 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         self.advance(bytes);
         self.tide.hit(last);
         self.record(slot);
-        self.shelf.unlink(slot);
-        self.shelve(slot);
+        // What is protected or pinned stays where it is: its list is in another order.
+        if !self.guards.contains_key(&slot) {
+            self.shelf.unlink(slot);
+            self.shelve(slot);
+        }
     }
 
     /// A miss that was loaded, `bytes` of it: may it be resident? The call counts as an access.
@@ -183,6 +201,9 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         self.shelf.unlink(slot);
         self.shelf.release(slot);
         let bytes = self.shelf.get(slot).bytes;
+        if self.guards.remove(&slot).is_some_and(|guard| guard.pinned) {
+            self.pinned_bytes -= bytes;
+        }
         if bytes == 0 {
             self.ghosts -= 1;
         } else {
@@ -193,13 +214,12 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         bytes
     }
 
-    /// Frees at least `bytes`, or everything; the worst come first.
+    /// Frees at least `bytes`, or everything that is not pinned; the worst come first, and what was demanded last.
     pub fn evict(&mut self, bytes: u64) -> Vec<K> {
         let goal = self.bytes.saturating_sub(bytes);
         let mut evicted = Vec::new();
         while self.bytes > goal {
-            let view = self.view();
-            let Some(victim) = self.worst(&view, |_| true) else {
+            let Some(victim) = self.worst_of_all() else {
                 break;
             };
             self.shelf.unlink(victim);
@@ -209,7 +229,7 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         evicted
     }
 
-    /// Changes the capacity, and returns what had to go for it.
+    /// Changes the capacity, and returns what had to go for it. What is pinned stays, and may be more than that.
     pub fn set_capacity(&mut self, bytes: u64) -> Vec<K> {
         self.capacity_bytes = bytes;
         self.evict(self.bytes.saturating_sub(bytes))
@@ -229,6 +249,27 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         self.shelf.unlink(slot);
         self.grow(slot, bytes);
         self.shelve(slot);
+    }
+
+    /// Says what a key has from now on, without any decision; 0 makes it none. One that is neither pinned nor protected is
+    /// as if nothing else was known of it.
+    pub(crate) fn resize(&mut self, key: K, bytes: u64) {
+        match self.slots.get(&key) {
+            Some(slot) if bytes > 0 && self.guards.contains_key(slot) => {
+                let slot = *slot;
+                let had = std::mem::replace(&mut self.shelf.get_mut(slot).bytes, bytes);
+                self.bytes = self.bytes - had + bytes;
+                if self.is_pinned(slot) {
+                    self.pinned_bytes = self.pinned_bytes - had + bytes;
+                }
+            }
+            _ => {
+                if self.contains(&key) {
+                    self.remove(&key);
+                }
+                self.restore(key, bytes);
+            }
+        }
     }
 
     /// The bytes of all residents.
@@ -282,6 +323,7 @@ impl<K: Copy + Eq + Hash> Policy<K> {
 
     fn advance(&mut self, bytes: u64) {
         self.clock = self.clock.saturating_add(bytes);
+        self.end_protection();
         self.tide.roll(self.clock, self.capacity_bytes / PERIODS_PER_CAPACITY);
     }
 
@@ -327,11 +369,16 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         }
         entry.bytes = entry.bytes.saturating_add(bytes);
         self.bytes = self.bytes.saturating_add(bytes);
+        if self.is_pinned(slot) {
+            self.pinned_bytes = self.pinned_bytes.saturating_add(bytes);
+        }
     }
 
     /// Puts an entry that is on no list onto the one it belongs to.
     fn shelve(&mut self, slot: usize) {
-        let list = self.list_of(self.shelf.get(slot));
+        let list = self
+            .guarded_list(slot)
+            .unwrap_or_else(|| self.list_of(self.shelf.get(slot)));
         self.shelf.push_newest(list, slot);
     }
 
@@ -349,6 +396,7 @@ impl<K: Copy + Eq + Hash> Policy<K> {
 
     /// Makes a resident a ghost; it is on no list.
     fn bury(&mut self, slot: usize) -> K {
+        self.guards.remove(&slot);
         let entry = self.shelf.get_mut(slot);
         self.bytes -= entry.bytes;
         entry.bytes = 0;

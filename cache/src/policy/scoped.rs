@@ -9,14 +9,42 @@ use std::hash::Hash;
 
 use super::{Policy, Verdict};
 use crate::retention::Quota;
+use crate::unkept::Unkept;
+
+/// How a key is offered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) quota: Option<Quota>,
+    /// Whose demand it is; by merit where none.
+    pub(crate) demanded_by: Option<u64>,
+    /// It is pinned, and comes in as if it was demanded.
+    pub(crate) pinned: bool,
+}
+
+impl Offer {
+    fn to<K: Copy + Eq + Hash>(self, policy: &mut Policy<K>, key: K, bytes: u64) -> Verdict<K> {
+        if self.pinned || self.demanded_by.is_some() {
+            policy.demand(key, bytes, self.demanded_by)
+        } else {
+            policy.admit(key, bytes)
+        }
+    }
+}
 
 /// What became of a key that was offered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Decision<K> {
-    /// Whether it is resident now, with the bytes it was offered with.
-    pub(crate) admitted: bool,
+    /// Why it is not resident with the bytes it was offered with; none where it is.
+    pub(crate) refused: Option<Unkept>,
     /// The keys that are not resident any more.
     pub(crate) evicted: Vec<K>,
+}
+
+impl<K> Decision<K> {
+    /// Whether it is resident now, with the bytes it was offered with.
+    pub(crate) fn admitted(&self) -> bool {
+        self.refused.is_none()
+    }
 }
 
 /// A policy with quotas. Its users hold a mutex.
@@ -46,29 +74,32 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
         }
     }
 
-    /// As [`Policy::admit`], within a quota where one is given.
-    pub(crate) fn admit(&mut self, key: K, bytes: u64, quota: Option<Quota>) -> Decision<K> {
-        let mut decision = match quota {
-            Some(quota) => self.admit_to_scope(key, bytes, quota),
-            None => Decision {
-                admitted: true,
-                evicted: Vec::new(),
-            },
+    /// As [`Policy::admit`] or [`Policy::demand`], within a quota where one is given.
+    pub(crate) fn offer(&mut self, key: K, bytes: u64, offer: Offer) -> Decision<K> {
+        let mut decision = Decision {
+            refused: None,
+            evicted: Vec::new(),
         };
-        if !decision.admitted {
+        if let Some(quota) = offer.quota {
+            decision = self.offer_to_scope(key, bytes, (offer, quota));
+        }
+        if !decision.admitted() {
             return decision;
         }
-        match self.all.admit(key, bytes) {
+        match offer.to(&mut self.all, key, bytes) {
             Verdict::Admitted { evicted } => {
                 self.leave_scopes(&evicted);
                 decision.evicted.extend(evicted);
+                if offer.pinned {
+                    self.pin(&key, true);
+                }
             }
             Verdict::Refused => {
-                decision.admitted = false;
+                let capacity_bytes = self.all.capacity_bytes();
+                decision.refused = Some(Unkept::Full { capacity_bytes });
                 let had = self.all.bytes_of(&key);
                 if let Some(scope) = self.scope(&key) {
-                    scope.remove(&key);
-                    scope.restore(key, had);
+                    scope.resize(key, had);
                 }
                 if had == 0 {
                     self.scope_of.remove(&key);
@@ -78,23 +109,60 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
         decision
     }
 
-    fn admit_to_scope(&mut self, key: K, bytes: u64, quota: Quota) -> Decision<K> {
+    fn offer_to_scope(&mut self, key: K, bytes: u64, (offer, quota): (Offer, Quota)) -> Decision<K> {
         let scope = self
             .scopes
             .entry(quota.scope)
             .or_insert_with(|| Policy::new(quota.bytes));
-        let (admitted, evicted) = match scope.admit(key, bytes) {
-            Verdict::Refused => (false, Vec::new()),
-            Verdict::Admitted { evicted } => (true, evicted),
+        let (refused, evicted) = match offer.to(scope, key, bytes) {
+            Verdict::Refused => (
+                Some(Unkept::Quota {
+                    quota_bytes: quota.bytes,
+                }),
+                Vec::new(),
+            ),
+            Verdict::Admitted { evicted } => (None, evicted),
         };
-        if admitted {
+        if refused.is_none() {
             self.scope_of.insert(key, quota.scope);
         }
         for gone in &evicted {
             self.all.remove(gone);
             self.scope_of.remove(gone);
         }
-        Decision { admitted, evicted }
+        Decision { refused, evicted }
+    }
+
+    /// Protects a resident anew, as if it was demanded now.
+    pub(crate) fn protect(&mut self, key: K, by: Option<u64>) {
+        if self.all.contains(&key) {
+            // Without bytes there is nothing to make room for, and no reason to refuse it.
+            self.all.demand(key, 0, by);
+            if let Some(scope) = self.scope(&key) {
+                scope.demand(key, 0, by);
+            }
+        }
+    }
+
+    /// Says of residents whether they are pinned from now on; those of which nothing is said stay as they are.
+    pub(crate) fn set_pins(&mut self, is_pinned: impl Fn(&K) -> Option<bool>) {
+        let residents = self.all.residents();
+        let said: Vec<(K, bool)> = residents.filter_map(|(key, _)| Some((key, is_pinned(&key)?))).collect();
+        for (key, pinned) in said {
+            self.pin(&key, pinned);
+        }
+    }
+
+    fn pin(&mut self, key: &K, pinned: bool) {
+        self.all.pin(key, pinned);
+        if let Some(scope) = self.scope(key) {
+            scope.pin(key, pinned);
+        }
+    }
+
+    /// As [`Policy::pinned_bytes`].
+    pub(crate) fn pinned_bytes(&self) -> u64 {
+        self.all.pinned_bytes()
     }
 
     /// As [`Policy::remove`].
@@ -108,13 +176,9 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
 
     /// Sets what a resident has, without any decision; 0 makes it none.
     pub(crate) fn resize(&mut self, key: K, bytes: u64) {
-        if self.all.contains(&key) {
-            self.all.remove(&key);
-        }
-        self.all.restore(key, bytes);
+        self.all.resize(key, bytes);
         if let Some(scope) = self.scope(&key) {
-            scope.remove(&key);
-            scope.restore(key, bytes);
+            scope.resize(key, bytes);
         }
         if bytes == 0 {
             self.scope_of.remove(&key);
@@ -149,7 +213,12 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
             if let Some(quota) = quota_of(&key) {
                 quotas.insert(quota.scope, quota.bytes);
                 let scope = self.scopes.entry(quota.scope);
-                scope.or_insert_with(|| Policy::new(quota.bytes)).restore(key, bytes);
+                let scope = scope.or_insert_with(|| Policy::new(quota.bytes));
+                scope.restore(key, bytes);
+                if let Some(by) = self.all.demanded_by(&key) {
+                    scope.demand(key, 0, by);
+                }
+                scope.pin(&key, self.all.has_pinned(&key));
                 self.scope_of.insert(key, quota.scope);
             }
         }
@@ -207,6 +276,14 @@ mod tests {
 
     const QUOTA: Quota = Quota { scope: 1, bytes: 100 };
 
+    fn offer(policy: &mut ScopedPolicy<u32>, key: u32, bytes: u64, quota: Option<Quota>) -> bool {
+        let offer = Offer {
+            quota,
+            ..Offer::default()
+        };
+        policy.offer(key, bytes, offer).admitted()
+    }
+
     /// The residents of a scope are residents of all, with the same bytes, and no scope is over its quota.
     fn check(policy: &ScopedPolicy<u32>) {
         let all: HashMap<u32, u64> = policy.all.residents().collect();
@@ -226,10 +303,10 @@ mod tests {
     fn a_full_scope_leaves_the_rest_to_others() {
         let mut policy = ScopedPolicy::new(1_000);
         for key in 0..50 {
-            policy.admit(key, 10, Some(QUOTA));
+            offer(&mut policy, key, 10, Some(QUOTA));
         }
         assert_eq!(policy.bytes(), 100);
-        assert!((50..140).all(|key| policy.admit(key, 10, None).admitted));
+        assert!((50..140).all(|key| offer(&mut policy, key, 10, None)));
         assert_eq!(policy.bytes(), 1_000);
         check(&policy);
     }
@@ -243,18 +320,18 @@ mod tests {
         assert!(evicted.iter().all(|key| *key < 30));
         check(&policy);
         assert!(policy.set_quotas(|_| None).is_empty());
-        assert!(policy.admit(99, 10, None).admitted);
+        assert!(offer(&mut policy, 99, 10, None));
         check(&policy);
     }
 
     #[test]
     fn what_comes_again_takes_the_place_of_its_own() {
         let mut policy = ScopedPolicy::new(10_000);
-        (0..10).for_each(|key| assert!(policy.admit(key, 10, Some(QUOTA)).admitted));
-        (500..600).for_each(|key| assert!(policy.admit(key, 10, None).admitted));
+        (0..10).for_each(|key| assert!(offer(&mut policy, key, 10, Some(QUOTA))));
+        (500..600).for_each(|key| assert!(offer(&mut policy, key, 10, None)));
         // One set is asked for again and again, the first never more.
         for _ in 0..20 {
-            (20..25).for_each(|key| drop(policy.admit(key, 10, Some(QUOTA))));
+            (20..25).for_each(|key| _ = offer(&mut policy, key, 10, Some(QUOTA)));
         }
         assert!((20..25).all(|key| policy.contains(&key)));
         assert!((500..600).all(|key| policy.contains(&key)), "others pay nothing for it");
@@ -291,7 +368,7 @@ mod tests {
             for step in steps {
                 match step {
                     // A key's scope is a matter of its file, and does not change from call to call.
-                    Step::Admit(key, bytes) => drop(policy.admit(key, bytes, (key < 20).then_some(QUOTA))),
+                    Step::Admit(key, bytes) => _ = offer(&mut policy, key, bytes, (key < 20).then_some(QUOTA)),
                     Step::Touch(key) => policy.touch(key),
                     Step::Remove(key) => policy.remove(&key),
                     // It only shrinks: what grows is admitted.

@@ -1,8 +1,9 @@
 //! What the policy promises: hit ratios on traces that are the same on every run, and invariants against a model.
 
+mod demands;
 mod traces;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -261,6 +262,9 @@ enum Call {
     Evict(u64),
     Capacity(u64),
     Restore(u16, u64),
+    Demand(u16, u64, Option<u64>),
+    Pin(u16, bool),
+    Resize(u16, u64),
 }
 
 fn calls() -> impl Strategy<Value = Vec<Call>> {
@@ -271,20 +275,26 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         2 => key.clone().prop_map(Call::Remove),
         1 => (0_u64..5000).prop_map(Call::Evict),
         1 => (0_u64..20_000).prop_map(Call::Capacity),
-        1 => (key, 0_u64..500).prop_map(|(key, bytes)| Call::Restore(key, bytes)),
+        1 => (key.clone(), 0_u64..500).prop_map(|(key, bytes)| Call::Restore(key, bytes)),
+        2 => (key.clone(), 0_u64..2000, prop::option::of(0_u64..3)).prop_map(|(key, bytes, by)| Call::Demand(key, bytes, by)),
+        1 => (key.clone(), any::<bool>()).prop_map(|(key, pinned)| Call::Pin(key, pinned)),
+        1 => (key, 0_u64..500).prop_map(|(key, bytes)| Call::Resize(key, bytes)),
     ];
     prop::collection::vec(call, 0..600)
 }
 
 /// The residents, as an owner sees them.
 #[derive(Default)]
-struct Model(HashMap<u16, u64>);
+struct Model(HashMap<u16, u64>, HashSet<u16>);
 
 impl Model {
     fn drop_all(&mut self, evicted: &[u16]) -> u64 {
         evicted
             .iter()
-            .map(|key| self.0.remove(key).expect("only residents are evicted"))
+            .map(|key| {
+                assert!(!self.1.contains(key), "{key} is pinned");
+                self.0.remove(key).expect("only residents are evicted")
+            })
             .sum()
     }
 
@@ -300,9 +310,12 @@ impl Model {
         match *call {
             Call::Access(key, _) if policy.contains(&key) => policy.touch(key),
             Call::Access(key, bytes) | Call::Grow(key, bytes) => self.admit(policy, key, bytes),
-            Call::Remove(key) => assert_eq!(policy.remove(&key), self.0.remove(&key).unwrap_or(0)),
+            Call::Remove(key) => {
+                assert_eq!(policy.remove(&key), self.0.remove(&key).unwrap_or(0));
+                self.1.remove(&key);
+            }
             Call::Evict(bytes) => {
-                let there = policy.bytes();
+                let there = policy.bytes() - policy.pinned_bytes();
                 assert!(self.drop_all(&policy.evict(bytes)) >= bytes.min(there));
             }
             Call::Capacity(bytes) => _ = self.drop_all(&policy.set_capacity(bytes)),
@@ -313,12 +326,58 @@ impl Model {
                 }
                 self.drop_all(&policy.set_capacity(policy.capacity_bytes()));
             }
+            Call::Demand(key, bytes, by) => self.demand(policy, key, bytes, by),
+            Call::Pin(key, pinned) => {
+                policy.pin(&key, pinned);
+                if self.0.contains_key(&key) && pinned {
+                    self.1.insert(key);
+                } else {
+                    self.1.remove(&key);
+                }
+            }
+            Call::Resize(key, bytes) => {
+                // It only shrinks, as owners have it.
+                let bytes = bytes.min(policy.bytes_of(&key));
+                policy.resize(key, bytes);
+                if bytes == 0 {
+                    self.0.remove(&key);
+                    self.1.remove(&key);
+                } else {
+                    self.0.insert(key, bytes);
+                }
+            }
+        }
+    }
+
+    fn demand(&mut self, policy: &mut Policy<u16>, key: u16, bytes: u64, by: Option<u64>) {
+        let pinned: u64 = self
+            .1
+            .iter()
+            .filter(|pinned| **pinned != key)
+            .map(|key| self.0[key])
+            .sum();
+        let total = policy.bytes_of(&key) + bytes;
+        match policy.demand(key, bytes, by) {
+            Verdict::Admitted { evicted } => {
+                assert!(!evicted.contains(&key));
+                self.drop_all(&evicted);
+                *self.0.entry(key).or_default() += bytes;
+            }
+            Verdict::Refused => {
+                let fits = total > 0 && total + pinned <= policy.capacity_bytes();
+                assert!(
+                    by.is_some() || !fits,
+                    "{total} bytes fit beside {pinned} that are pinned"
+                );
+            }
         }
     }
 
     fn check(&self, policy: &Policy<u16>) {
         assert_eq!(policy.bytes(), self.0.values().sum::<u64>());
-        assert!(policy.bytes() <= policy.capacity_bytes());
+        assert!(policy.bytes() <= policy.capacity_bytes().max(policy.pinned_bytes()));
+        assert_eq!(policy.pinned_bytes(), self.1.iter().map(|key| self.0[key]).sum::<u64>());
+        assert!(policy.guards.len() <= policy.len());
         assert_eq!(policy.len(), self.0.len());
         assert!((0..300).all(|key| policy.contains(&key) == self.0.contains_key(&key)));
         assert!(policy.ghosts <= policy.len() * GHOSTS_PER_RESIDENT + GHOSTS_MIN);

@@ -263,7 +263,7 @@ fn chosen(split: &Split, footer: &Footer, output: &Schema) -> Result<Vec<(Select
         if split.constants.iter().any(|(name, _)| name == field.name()) {
             continue;
         }
-        let Ok(root) = footer.schema.index_of(field.name()) else {
+        let Some(root) = footer.position(field.name()) else {
             continue;
         };
         let have = footer.schema.field(root).data_type();
@@ -271,7 +271,7 @@ fn chosen(split: &Split, footer: &Footer, output: &Schema) -> Result<Vec<(Select
         if nested && !fits(have, field.data_type()) {
             return Err("a nested column differs from file to file");
         }
-        let selected = SelectedColumn::new(&footer.schema, root, field.data_type());
+        let selected = SelectedColumn::new(footer, root, field.data_type());
         columns.push((selected, field.data_type().clone()));
     }
     if columns.is_empty() {

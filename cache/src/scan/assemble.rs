@@ -4,6 +4,7 @@
 //! shorten its own), the batches end at each such row. All of this runs on the CPU pool, but for what is light.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch};
@@ -21,6 +22,8 @@ use crate::pages::PageLimit;
 pub(crate) enum Supply {
     /// The chunk tier had it.
     Chunk(Chunk),
+    /// It was read to find out which rows are wanted, and these are the wanted ones.
+    Given(Vec<ArrayRef>),
     /// It is decoded for this reader alone.
     Decode,
 }
@@ -31,6 +34,8 @@ pub(crate) struct Assembler {
     row_group: usize,
     feeds: Vec<Feed>,
     decoders: Vec<Decoder>,
+    /// The rows of the row group that are wanted.
+    rows: Vec<Range<usize>>,
     rows_left: usize,
     output: Output,
     page_limit: Option<Arc<PageLimit>>,
@@ -59,16 +64,17 @@ struct Decoder {
 const UNREAD_ROWS: usize = 64 << 10;
 
 impl Assembler {
-    /// Prepares `rows` rows of a row group; `supplies` has one entry for each column of the plan.
-    pub(crate) fn new(plan: Arc<FilePlan>, row_group: usize, rows: usize, supplies: Vec<Supply>) -> Self {
-        let feeds = supplies.into_iter().map(Feed::new).collect();
+    /// Prepares these rows of a row group; `supplies` has one entry for each column of the plan.
+    pub(crate) fn new(plan: Arc<FilePlan>, row_group: usize, rows: Vec<Range<usize>>, supplies: Vec<Supply>) -> Self {
+        let feeds = supplies.into_iter().map(|supply| Feed::new(supply, &rows)).collect();
         let output = Output::new(Arc::clone(&plan.shape));
         Self {
             plan,
             row_group,
             feeds,
             decoders: Vec::new(),
-            rows_left: rows,
+            rows_left: rows.iter().map(Range::len).sum(),
+            rows,
             output,
             page_limit: None,
         }
@@ -77,6 +83,7 @@ impl Assembler {
     /// Opens decoders for the columns that are to be decoded, `parts` of them side by side.
     pub(crate) fn open(&mut self, bytes: Arc<RowGroupBytes>, stride: usize, parts: usize) -> Result<(), ReadError> {
         self.page_limit = Some(Arc::clone(&bytes.page_limit));
+        let is_partial = bytes.is_partial();
         let to_decode = self
             .feeds
             .iter()
@@ -86,11 +93,19 @@ impl Assembler {
         for mut group in shares(&self.plan, self.row_group, to_decode.collect(), parts) {
             group.sort_by_key(|at| self.plan.columns[*at].root);
             let columns: Vec<SelectedColumn> = group.iter().map(|at| self.plan.columns[*at].clone()).collect();
-            let decoder =
-                ColumnDecoder::open(Arc::clone(&bytes), columns, stride).map_err(|e| self.corrupt(&e.to_string()))?;
+            let rows = self.rows_of_decoders(is_partial);
+            let decoder = ColumnDecoder::open(Arc::clone(&bytes), columns, stride, rows);
+            let decoder = decoder.map_err(|e| self.corrupt(&e.to_string()))?;
             self.decoders.push(Decoder { decoder, feeds: group });
         }
         Ok(())
+    }
+
+    /// Where the wanted rows have gaps, or others cannot be decoded, which they are. Else decoders begin at the first row and go
+    /// as far as is asked.
+    fn rows_of_decoders(&self, is_partial: bool) -> Option<&[Range<usize>]> {
+        let from_first = matches!(self.rows.as_slice(), [only] if only.start == 0);
+        (!from_first || is_partial).then_some(self.rows.as_slice())
     }
 
     /// Whether a step does no work on values: all columns are held, and are given as they are.
@@ -183,9 +198,10 @@ impl Assembler {
 }
 
 impl Feed {
-    fn new(supply: Supply) -> Self {
+    fn new(supply: Supply, rows: &[Range<usize>]) -> Self {
         let arrays = match supply {
-            Supply::Chunk(chunk) => chunk.strides.iter().cloned().collect(),
+            Supply::Chunk(chunk) => wanted(&chunk.strides, rows),
+            Supply::Given(strides) => strides.into(),
             Supply::Decode => VecDeque::new(),
         };
         Self { arrays, taken: 0 }
@@ -222,6 +238,28 @@ impl Decoder {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// The wanted rows of a column's strides; whole strides by reference.
+fn wanted(strides: &[ArrayRef], rows: &[Range<usize>]) -> VecDeque<ArrayRef> {
+    let (mut parts, mut start, mut runs) = (VecDeque::new(), 0, rows.iter().peekable());
+    for stride in strides {
+        let end = start + stride.len();
+        while let Some(run) = runs.peek().filter(|run| run.start < end) {
+            let (from, to) = (run.start.max(start), run.end.min(end));
+            if to - from == stride.len() {
+                parts.push_back(Arc::clone(stride));
+            } else if to > from {
+                parts.push_back(stride.slice(from - start, to - from));
+            }
+            if run.end > end {
+                break;
+            }
+            runs.next();
+        }
+        start = end;
+    }
+    parts
 }
 
 /// Deals columns out to `parts` decoders, the largest first to the one that has least.

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
 use futures::stream::{self, BoxStream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::charge::Memory;
 use super::output::tidy;
 use super::plan::{FilePlan, Shape};
+use super::turn::{Ahead, ReaderAt, Turn};
 use super::unit::{Delivery, UNIT_WINDOW_BATCHES, UNIT_WINDOW_BYTES, Unit, permits};
 use super::{Engine, Progress, ScanBatch, ScanRequest, Split};
 use crate::budget::Purpose;
@@ -32,15 +33,19 @@ pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'stat
     let (limit, skip) = (request.limit, request.skip);
     let start = async move {
         let open = OpenScan::count(&engine);
-        let ahead = if limit.is_some() && request.filter.is_some() {
-            UNITS_AHEAD_LIMITED
-        } else {
-            UNITS_AHEAD
+        let ahead = match &request.sieve {
+            _ if limit.is_some() && request.filter.is_some() => UNITS_AHEAD_LIMITED,
+            Some(sieve) if sieve.tightens() => UNITS_AHEAD_LIMITED.max(engine.pool.threads()),
+            _ => UNITS_AHEAD,
         };
         let (begun, units) = mpsc::channel(ahead);
-        let driver = AbortOnDrop(tokio::spawn(drive(engine, request, begun)));
+        let reader_at = ReaderAt::new(0);
+        let driver = drive(engine, request, (begun, reader_at.subscribe()));
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
         Answer {
             units,
+            taken: 0,
+            reader_at,
             current: None,
             skip,
             left: limit,
@@ -62,7 +67,7 @@ struct Begun {
     deliveries: mpsc::Receiver<Delivery>,
     _share: OwnedSemaphorePermit,
     memory: Arc<Memory>,
-    _task: AbortOnDrop,
+    _task: AbortOnDropHandle<()>,
 }
 
 impl Drop for Begun {
@@ -71,23 +76,18 @@ impl Drop for Begun {
     }
 }
 
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// The reader's end of a scan.
 struct Answer {
     units: mpsc::Receiver<Result<Begun, ReadError>>,
+    /// How many of them came.
+    taken: usize,
+    reader_at: ReaderAt,
     current: Option<Begun>,
     /// Rows still to leave out, of the first unit's.
     skip: u64,
     /// Rows still to give; no bound where none.
     left: Option<u64>,
-    _driver: AbortOnDrop,
+    _driver: AbortOnDropHandle<()>,
     _open: OpenScan,
 }
 
@@ -115,7 +115,11 @@ impl Answer {
         loop {
             let Some(unit) = &mut self.current else {
                 match self.units.recv().await? {
-                    Ok(begun) => self.current = Some(begun),
+                    Ok(begun) => {
+                        self.current = Some(begun);
+                        self.reader_at.send_replace(self.taken);
+                        self.taken += 1;
+                    }
                     Err(error) => return Some((Err(error), self.ended())),
                 }
                 continue;
@@ -178,8 +182,12 @@ fn part(batch: &RecordBatch, from: u64, rows: u64) -> Result<RecordBatch, ReadEr
     tidy(&batch.slice(from, rows)).map_err(|error| ReadError::internal(error.to_string()))
 }
 
-async fn drive(engine: Arc<Engine>, request: ScanRequest, begun: mpsc::Sender<Result<Begun, ReadError>>) {
-    if let Err(error) = begin_all(engine, request, &begun).await {
+async fn drive(
+    engine: Arc<Engine>,
+    request: ScanRequest,
+    (begun, reader_at): (mpsc::Sender<Result<Begun, ReadError>>, watch::Receiver<usize>),
+) {
+    if let Err(error) = begin_all(engine, request, (&begun, reader_at)).await {
         // The reader has gone where this fails, and nobody is left to be told.
         let _ = begun.send(Err(error)).await;
     }
@@ -188,12 +196,12 @@ async fn drive(engine: Arc<Engine>, request: ScanRequest, begun: mpsc::Sender<Re
 async fn begin_all(
     engine: Arc<Engine>,
     request: ScanRequest,
-    begun: &mpsc::Sender<Result<Begun, ReadError>>,
+    (begun, reader_at): (&mpsc::Sender<Result<Begun, ReadError>>, watch::Receiver<usize>),
 ) -> Result<(), ReadError> {
     let shape = Arc::new(Shape::new(&request)?);
     let row_groups: usize = request.splits.iter().map(|split| split.row_groups.len()).sum();
     let ahead_bytes = engine.ahead_bytes();
-    let starter = Starter {
+    let mut starter = Starter {
         budget: Arc::new(Semaphore::new(
             usize::try_from(permits(ahead_bytes)).unwrap_or(usize::MAX),
         )),
@@ -202,6 +210,9 @@ async fn begin_all(
         parts: engine.pool.threads().div_ceil(row_groups.max(1)),
         engine: Arc::clone(&engine),
         begun,
+        units: 0,
+        ahead: request.ahead,
+        reader_at,
     };
     // Rows that are certainly given limit what is begun; how many a filter keeps is known only by reading.
     let whole = |limit: u64| limit.saturating_add(request.skip);
@@ -212,15 +223,22 @@ async fn begin_all(
     };
     let mut position = 0;
     let footers = stream::iter(request.splits).map(|split| footer_of(Arc::clone(&engine), split));
+    let sieve = request.sieve;
+    let mut splits = 0..;
     let mut footers = std::pin::pin!(footers.buffered(FOOTERS_AHEAD));
     while left != Some(0)
         && let Some(opened) = footers.next().await
     {
         let (split, footer) = opened?;
+        let at = splits.next().unwrap_or_default();
         let row_groups = split.row_groups.clone();
         let plan = Arc::new(FilePlan::new(footer, split, Arc::clone(&shape)));
         for row_group in row_groups {
             let rows = rows_of(&plan, row_group)?;
+            if sieve.as_ref().is_some_and(|sieve| !sieve.wants(at, row_group)) {
+                position += 1;
+                continue;
+            }
             let wanted = left.map_or(rows, |left| left.min(rows));
             if wanted > 0 && !starter.begin(&plan, row_group, (position, wanted)).await? {
                 return Ok(());
@@ -232,9 +250,13 @@ async fn begin_all(
     Ok(())
 }
 
+/// A split with its footer. A task of its own reads it: others may wait for the same footer, and the scan looks at those
+/// ahead of it only as fast as its reader takes rows.
 async fn footer_of(engine: Arc<Engine>, split: Split) -> Result<(Split, Arc<Footer>), ReadError> {
-    let footer = engine.footer(&split.file).await?;
-    Ok((split, footer))
+    let read = async move { engine.footer(&split.file).await.map(|footer| (split, footer)) };
+    let read = AbortOnDropHandle::new(tokio::spawn(read));
+    read.await
+        .unwrap_or_else(|end| Err(ReadError::internal(end.to_string())))
 }
 
 fn rows_of(plan: &FilePlan, row_group: RowGroup) -> Result<u64, ReadError> {
@@ -250,26 +272,34 @@ struct Starter<'a> {
     ahead_bytes: u64,
     parts: usize,
     begun: &'a mpsc::Sender<Result<Begun, ReadError>>,
+    /// How many were begun.
+    units: usize,
+    ahead: Ahead,
+    reader_at: watch::Receiver<usize>,
 }
 
 impl Starter<'_> {
     /// Begins a unit as soon as the budget has its share; false once the reader has gone.
     async fn begin(
-        &self,
+        &mut self,
         plan: &Arc<FilePlan>,
         row_group: RowGroup,
         (position, rows): (usize, u64),
     ) -> Result<bool, ReadError> {
         let rows = usize::try_from(rows).map_err(|_| ReadError::internal("more rows than this machine can count"))?;
         let (engine, plan) = (Arc::clone(&self.engine), Arc::clone(plan));
+        let window_bytes = (self.ahead_bytes / 2).clamp(1, UNIT_WINDOW_BYTES);
         let unit = Unit {
             engine,
             plan,
             row_group,
             rows,
             parts: self.parts,
-            window_bytes: (self.ahead_bytes / 2).clamp(1, UNIT_WINDOW_BYTES),
+            window_bytes,
+            ready_bytes: self.ahead.ready_bytes(window_bytes),
+            turn: Turn::new(self.units, self.ahead, self.reader_at.clone()),
         };
+        self.units += 1;
         let footprint = unit.footprint_bytes().max(UNIT_COST_FLOOR_BYTES);
         let share = Arc::clone(&self.budget)
             .acquire_many_owned(permits(footprint.min(self.ahead_bytes)))
@@ -284,7 +314,7 @@ impl Starter<'_> {
         })?;
         let memory = Memory::new(memory);
         let (out, deliveries) = mpsc::channel(UNIT_WINDOW_BATCHES);
-        let task = AbortOnDrop(tokio::spawn(unit.run(Arc::clone(&memory), out)));
+        let task = AbortOnDropHandle::new(tokio::spawn(unit.run(Arc::clone(&memory), out)));
         Ok(self
             .begun
             .send(Ok(Begun {

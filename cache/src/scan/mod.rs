@@ -2,7 +2,10 @@
 //!
 //! ```text
 //!   driver    splits in order -> footer -> plan -> one unit a row group, while the read-ahead budget lasts
+//!   turn      when a unit may decode: as far ahead of the reader as it wants
 //!   unit      chunk tier, else page tier -> decoder, one stride at a time on the CPU pool, into the unit's channel
+//!   sieve     which row groups and strides are not worth reading
+//!   paged     which pages of a row group are not, by the file's page index
 //!   loads     columns worth keeping: decoded whole, once for all who wait, into the chunk tier
 //!   stream    drains the units in order, cuts at the limit
 //!   pause     lets go of all that while nobody reads, and begins again where it was
@@ -20,10 +23,13 @@ mod charge;
 mod driver;
 mod loads;
 mod output;
+mod paged;
 mod pause;
 mod plan;
 mod poison;
 mod residency;
+mod sieve;
+mod turn;
 mod unit;
 
 use std::ops::Range;
@@ -37,14 +43,17 @@ use bytes::Bytes;
 
 pub use self::charge::Charge;
 pub(crate) use self::driver::scan;
-pub(crate) use self::loads::Landed;
+pub(crate) use self::loads::{Landed, claim_brought, is_same, on_their_way};
 #[cfg(test)]
 pub(crate) use self::output::batch_bytes;
 pub use self::output::tidy;
 use self::pause::Progress;
 pub use self::pause::{PausableScan, Pause};
+pub(crate) use self::plan::{FilePlan, Shape};
 pub(crate) use self::poison::Poison;
 pub use self::residency::Residency;
+pub use self::sieve::{RunBounds, Sieve};
+pub use self::turn::Ahead;
 pub(crate) use self::unit::permits;
 use crate::budget::Budget;
 use crate::chunk::{ChunkKey, ChunkTier};
@@ -54,7 +63,7 @@ use crate::flights::Flights;
 use crate::footer::{Footer, FooterCache, chunk_range};
 use crate::key::{FileId, RowGroup, Source};
 use crate::page::{OpenFile, PageTier};
-use crate::pages::PageLimit;
+use crate::pages::{ChunkBytes, PageLimit};
 use crate::pool::CpuPool;
 use crate::retention::Retentions;
 
@@ -92,12 +101,19 @@ pub struct ScanRequest {
     pub output: SchemaRef,
     /// Which rows to give; all where none.
     pub filter: Option<Arc<dyn RowFilter>>,
+    /// What need not be read, of rows that whoever reads would throw away; nothing where none.
+    pub sieve: Option<Arc<dyn Sieve>>,
     /// Most rows to give; all where none.
     pub limit: Option<u64>,
     /// Rows of the answer to leave out at its beginning. All are of the first row group.
     pub skip: u64,
     /// Bytes that a batch shall have, about.
     pub batch_bytes: usize,
+    /// Whether the reader maps the memory that columns are kept in. Then they are kept at their first read, as long as nothing
+    /// else has to go for them: what is kept is handed over by reference, and what is not is copied.
+    pub is_mapped: bool,
+    /// How far decoding goes ahead of the reader.
+    pub ahead: Ahead,
 }
 
 /// A piece of the answer.
@@ -155,6 +171,17 @@ impl Engine {
         footer: &Arc<Footer>,
         row_group: RowGroup,
         chunks: impl Iterator<Item = (usize, Bytes)>,
+    ) -> RowGroupBytes {
+        let whole = chunks.map(|(leaf, bytes)| (leaf, ChunkBytes::Whole(bytes)));
+        self.row_group_parts(footer, row_group, whole)
+    }
+
+    /// The same of chunks of which there may be a part alone.
+    pub(crate) fn row_group_parts(
+        &self,
+        footer: &Arc<Footer>,
+        row_group: RowGroup,
+        chunks: impl Iterator<Item = (usize, ChunkBytes)>,
     ) -> RowGroupBytes {
         RowGroupBytes {
             footer: Arc::clone(footer),

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{RowFilter, ScanRequest, Split};
+use super::{RowFilter, ScanRequest, Sieve, Split};
 use crate::adapt::{Adapter, Origin};
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
 use crate::footer::{Footer, RowGroupInfo};
+use crate::key::sum_of;
+use crate::schema::Positions;
 
 /// What all units of a scan share.
 pub(crate) struct Shape {
@@ -18,16 +20,19 @@ pub(crate) struct Shape {
     /// Positions of the output's columns among those read.
     pub(crate) output_columns: Vec<usize>,
     pub(crate) filter: Option<Arc<dyn RowFilter>>,
+    pub(crate) sieve: Option<Arc<dyn Sieve>>,
     pub(crate) batch_bytes: usize,
+    /// Whether strides are to be those of chunks, whatever the size of batches.
+    pub(crate) as_chunks: bool,
+    pub(crate) is_mapped: bool,
 }
 
 impl Shape {
     pub(crate) fn new(request: &ScanRequest) -> Result<Self, ReadError> {
-        let position = |name: &String| {
-            request
-                .read
-                .index_of(name)
-                .map_err(|_| ReadError::internal(format!("output column {name:?} is not read")))
+        let mut positions = Positions::of(&request.read);
+        let mut position = |name: &String| {
+            let found = positions.find(name);
+            found.ok_or_else(|| ReadError::internal(format!("output column {name:?} is not read")))
         };
         Ok(Self {
             read: Arc::clone(&request.read),
@@ -39,8 +44,41 @@ impl Shape {
                 .map(|field| position(field.name()))
                 .collect::<Result<_, _>>()?,
             filter: request.filter.clone(),
+            sieve: request.sieve.clone(),
             batch_bytes: request.batch_bytes.max(1),
+            as_chunks: false,
+            is_mapped: request.is_mapped,
         })
+    }
+
+    /// Columns that are loaded, of which no batch is made.
+    pub(crate) fn of_columns(read: &Schema) -> Self {
+        let read = Arc::new(read.clone());
+        Self {
+            output: Arc::clone(&read),
+            read,
+            output_columns: Vec::new(),
+            filter: None,
+            sieve: None,
+            batch_bytes: 1,
+            as_chunks: true,
+            is_mapped: false,
+        }
+    }
+
+    /// All of these columns, in batches as long as strides are.
+    pub(crate) fn of_batches(read: Schema, is_mapped: bool) -> Self {
+        let read = Arc::new(read);
+        Self {
+            output_columns: (0..read.fields().len()).collect(),
+            output: Arc::clone(&read),
+            read,
+            filter: None,
+            sieve: None,
+            batch_bytes: usize::MAX,
+            as_chunks: true,
+            is_mapped,
+        }
     }
 }
 
@@ -61,12 +99,12 @@ impl FilePlan {
             if let Some(value) = constant(&split, field.name()) {
                 return Origin::Constant(value);
             }
-            match footer.schema.index_of(field.name()) {
-                Ok(root) => {
-                    columns.push(SelectedColumn::new(&footer.schema, root, field.data_type()));
+            match footer.position(field.name()) {
+                Some(root) => {
+                    columns.push(SelectedColumn::new(&footer, root, field.data_type()));
                     Origin::Decoded(columns.len() - 1)
                 }
-                Err(_) => Origin::Missing,
+                None => Origin::Missing,
             }
         });
         let adapter = Adapter::new(Arc::clone(&shape.read), origins.collect());
@@ -86,10 +124,8 @@ impl FilePlan {
     /// Bytes that these columns of a row group take decoded, about.
     pub(crate) fn decoded_bytes<'a>(&self, row_group: usize, columns: impl Iterator<Item = &'a SelectedColumn>) -> u64 {
         let Some(group) = self.group(row_group) else { return 0 };
-        columns
-            .flat_map(|column| &column.leaves)
-            .filter_map(|leaf| group.leaf_bytes.get(*leaf))
-            .sum()
+        let leaves = columns.flat_map(|column| &column.leaves);
+        sum_of(leaves.filter_map(|leaf| group.leaf_bytes.get(*leaf)))
     }
 }
 
@@ -115,7 +151,7 @@ const STRIDE_BYTES_LIMIT: u64 = 32 << 20;
 /// Rows of a stride such that all columns of the row group have about [`CHUNK_STRIDE_BYTES`]: the same for every
 /// projection, so that chunks put together at different times fit each other.
 pub(crate) fn chunk_stride(group: &RowGroupInfo) -> usize {
-    let bytes = group.decoded_bytes.iter().sum();
+    let bytes = sum_of(&group.decoded_bytes);
     stride(group.rows, bytes, CHUNK_STRIDE_BYTES, CHUNK_STRIDE_ROWS)
 }
 
@@ -149,7 +185,7 @@ mod tests {
     fn group(rows: u64, bytes: u64) -> RowGroupInfo {
         RowGroupInfo {
             rows,
-            compressed_bytes: bytes,
+            stored_bytes: vec![bytes],
             decoded_bytes: vec![bytes],
             leaf_bytes: vec![bytes],
         }

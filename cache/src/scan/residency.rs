@@ -37,8 +37,8 @@ impl Engine {
             return Residency::None;
         };
         let columns = read.fields().iter().filter_map(|field| {
-            let root = footer.schema.index_of(field.name()).ok()?;
-            Some(SelectedColumn::new(&footer.schema, root, field.data_type()))
+            let root = footer.position(field.name())?;
+            Some(SelectedColumn::new(&footer, root, field.data_type()))
         });
         let columns: Vec<_> = columns.collect();
         let all = row_groups

@@ -3,12 +3,12 @@
 //! Where only the first rows of a large row group are wanted, only the beginnings of its column chunks are fetched. How
 //! far those rows reach is a guess from the sizes; where it was too short, the whole is fetched after all.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::RecordBatch;
-use bytes::Bytes;
+use arrow::array::{ArrayRef, RecordBatch};
 use futures::future;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -16,12 +16,16 @@ use super::assemble::{Assembler, Step, Supply};
 use super::charge::Memory;
 use super::loads::{self, Claim};
 use super::output::batch_bytes;
+use super::paged::{Layouts, Parts};
 use super::plan::{FilePlan, chunk_stride, request_stride};
+use super::sieve::Sifted;
+use super::turn::Turn;
 use super::{Charge, Engine, Progress, ScanBatch, chunk_key, leaf_ranges};
 use crate::budget::Purpose;
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
 use crate::key::{RowGroup, Source};
+use crate::pages::ChunkBytes;
 use crate::pool::guarded;
 
 /// A batch, charged with its share of the unit's window.
@@ -36,19 +40,36 @@ pub(crate) struct Unit {
     pub(crate) rows: usize,
     /// How many decoders to run side by side.
     pub(crate) parts: usize,
-    /// Bytes of batches that it may have ready, or on their way to the client.
+    /// Bytes that it may hold decoded.
     pub(crate) window_bytes: u64,
+    /// Bytes of batches that it may have ready, or on their way to the client; the window at most.
+    pub(crate) ready_bytes: u64,
+    /// When it may decode.
+    pub(crate) turn: Turn,
+}
+
+/// What is there of a row group before it is opened: columns that were read to sift it, and where its pages are.
+#[derive(Default)]
+pub(crate) struct Given {
+    /// Strides of columns, by their position in the plan; of the rows in `runs`.
+    pub(crate) columns: HashMap<usize, Vec<ArrayRef>>,
+    /// The rows to read; all where none.
+    pub(crate) runs: Option<Vec<Range<usize>>>,
+    /// Where the pages of columns lie, if those of `runs` are to be read alone.
+    pub(crate) layouts: Option<Arc<Layouts>>,
+    /// The slowest tier that they came from.
+    pub(crate) source: Option<Source>,
 }
 
 /// How much of the column chunks is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
+pub(crate) enum Extent {
     Head,
     Whole,
 }
 
 /// Whether anybody still reads.
-enum Reader {
+pub(super) enum Reader {
     There,
     Gone,
 }
@@ -68,11 +89,11 @@ const STRIDE_ALIGN_ROWS: usize = 64;
 const PERMIT_BYTES: u64 = 1 << 10;
 
 /// Bytes that a batch shows.
-fn bytes_of(batch: &RecordBatch) -> u64 {
+pub(super) fn bytes_of(batch: &RecordBatch) -> u64 {
     u64::try_from(batch_bytes(batch)).unwrap_or(u64::MAX)
 }
 
-fn bytes_in(ranges: &[(usize, Range<u64>)]) -> u64 {
+pub(super) fn bytes_in(ranges: &[(usize, Range<u64>)]) -> u64 {
     ranges.iter().map(|(_, range)| range.end - range.start).sum()
 }
 
@@ -104,7 +125,7 @@ impl Unit {
         self.cost_of(&absent).saturating_add(pinned)
     }
 
-    fn absent_and_held(&self) -> (Vec<&SelectedColumn>, Vec<&SelectedColumn>) {
+    pub(crate) fn absent_and_held(&self) -> (Vec<&SelectedColumn>, Vec<&SelectedColumn>) {
         let file = self.plan.split.file.key.id();
         let is_absent = |column: &&SelectedColumn| {
             let key = chunk_key(file, self.row_group, column);
@@ -113,11 +134,13 @@ impl Unit {
         self.plan.columns.iter().partition(is_absent)
     }
 
-    /// What it takes to decode these columns.
+    /// What it takes to decode these columns: a row at least, however large it is.
     fn cost_of(&self, columns: &[&SelectedColumn]) -> u64 {
-        let decoded = self.plan.decoded_bytes(self.row_group_index(), columns.iter().copied());
+        let group = self.row_group_index();
+        let decoded = self.plan.decoded_bytes(group, columns.iter().copied());
+        let row = decoded.div_ceil(self.plan.group(group).map_or(1, |group| group.rows.max(1)));
         let raw = bytes_in(&self.ranges(columns.iter().copied()));
-        raw.saturating_add(decoded.min(self.window_bytes))
+        raw.saturating_add(decoded.min(self.window_bytes.max(row)))
     }
 
     /// Makes the unit's part of the budget `bytes`: gives back what is more, takes what is missing.
@@ -149,16 +172,24 @@ impl Unit {
     }
 
     async fn read(&self, memory: &Arc<Memory>, out: &mpsc::Sender<Delivery>) -> Result<(), ReadError> {
-        let window = usize::try_from(permits(self.window_bytes)).unwrap_or(usize::MAX);
+        let window = usize::try_from(permits(self.ready_bytes)).unwrap_or(usize::MAX);
         let window = Arc::new(Semaphore::new(window));
         if self.wants_head()
             && let Some((batches, source)) = self.read_head(memory).await?
         {
             return self.deliver(batches, source, (&window, memory), out).await.map(|_| ());
         }
+        if self.read_pages((&window, memory), out).await? {
+            return Ok(());
+        }
         let needed_bytes = bytes_in(&self.ranges(self.plan.columns.iter()));
         self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
-        let (assembler, source) = self.open(Extent::Whole, memory).await?;
+        let given = match self.sift(memory, Given::default()).await? {
+            Sifted::Nothing => return Ok(()),
+            Sifted::Not => Given::default(),
+            Sifted::Some(given) => given,
+        };
+        let (assembler, source) = self.open(Extent::Whole, memory, given).await?;
         let mut running = Some(assembler);
         while let Some(assembler) = running.take() {
             let (assembler, step) = self.step(assembler).await?;
@@ -179,7 +210,7 @@ impl Unit {
     /// The wanted rows out of the beginnings of the column chunks, or none where those turn out too short. Nothing is sent
     /// before all rows are there: what is missing shows as damage, which only the whole can tell from real damage.
     async fn read_head(&self, memory: &Memory) -> Result<Option<(Vec<RecordBatch>, Source)>, ReadError> {
-        let (mut assembler, source) = match self.open(Extent::Head, memory).await {
+        let (mut assembler, source) = match self.open(Extent::Head, memory, Given::default()).await {
             Err(ReadError::Corrupt { .. }) => return Ok(None),
             opened => opened?,
         };
@@ -203,7 +234,7 @@ impl Unit {
     }
 
     /// Hands batches to the reader, as its window allows.
-    async fn deliver(
+    pub(super) async fn deliver(
         &self,
         batches: Vec<RecordBatch>,
         source: Source,
@@ -212,7 +243,7 @@ impl Unit {
     ) -> Result<Reader, ReadError> {
         for batch in batches {
             let bytes = bytes_of(&batch);
-            let share = permits(bytes.min(self.window_bytes));
+            let share = permits(bytes.min(self.ready_bytes));
             let held = Arc::clone(window).acquire_many_owned(share).await;
             let held = held.map_err(|_| ReadError::internal("a unit's window was closed"))?;
             let given = ScanBatch {
@@ -233,11 +264,12 @@ impl Unit {
         self.engine.chunks.get(&key).map_or(Claim::Alone, Claim::Held)
     }
 
-    async fn step(&self, mut assembler: Assembler) -> Result<(Assembler, Step), ReadError> {
-        let light = assembler.is_light();
+    pub(crate) async fn step(&self, mut assembler: Assembler) -> Result<(Assembler, Step), ReadError> {
+        self.turn.come().await;
+        let here = assembler.is_light() || self.decodes_here();
         let work = move || assembler.step().map(|step| (assembler, step));
         // Handing over to another thread and back takes longer than putting references together.
-        let step = if light {
+        let step = if here {
             guarded(work)
         } else {
             self.engine.pool.run(work).await
@@ -245,17 +277,32 @@ impl Unit {
         step.unwrap_or_else(|panic| Err(self.corrupt(&format!("its data breaks the decoder, which {panic}"))))
     }
 
+    /// Whether to decode on the reader's threads. Decoders that run side by side need the pool's.
+    fn decodes_here(&self) -> bool {
+        self.turn.is_near() && self.parts == 1
+    }
+
     /// Waits for the columns that are on their way, reads the bytes of the others, and prepares the decoders.
-    async fn open(&self, extent: Extent, memory: &Memory) -> Result<(Assembler, Source), ReadError> {
-        let claims = match extent {
-            Extent::Whole => loads::claim(&self.engine, &self.plan, self.row_group),
-            // Beginnings are not kept.
-            Extent::Head => self
-                .plan
-                .columns
-                .iter()
-                .map(|column| self.held_or_alone(column))
-                .collect(),
+    pub(crate) async fn open(
+        &self,
+        extent: Extent,
+        memory: &Memory,
+        mut given: Given,
+    ) -> Result<(Assembler, Source), ReadError> {
+        let of_given = given.columns.keys().filter_map(|at| self.plan.columns.get(*at));
+        let given_bytes = self.plan.decoded_bytes(self.row_group_index(), of_given);
+        let parts = given.parts();
+        let claims = match (extent, &parts) {
+            (Extent::Whole, None) => loads::claim(&self.engine, &self.plan, self.row_group, &mut given.columns),
+            // Neither beginnings nor single pages are kept.
+            _ => {
+                let columns = self.plan.columns.iter().enumerate();
+                let claim = |(at, column)| match given.columns.remove(&at) {
+                    Some(strides) => Claim::Given(strides),
+                    None => self.held_or_alone(column),
+                };
+                columns.map(claim).collect()
+            }
         };
         let alone: Vec<bool> = claims.iter().map(|claim| matches!(claim, Claim::Alone)).collect();
         let of_those = |wanted: &[bool]| {
@@ -263,13 +310,19 @@ impl Unit {
             let columns = columns.filter(|(_, wanted)| **wanted);
             columns.map(|(column, _)| column).collect::<Vec<_>>()
         };
-        let own_bytes = self.cost_of(&of_those(&alone));
+        let own_bytes = match &parts {
+            None => self.cost_of(&of_those(&alone)).saturating_add(given_bytes),
+            Some(parts) => parts.cost_bytes(self, &of_those(&alone)).saturating_add(given_bytes),
+        };
         if extent == Extent::Whole {
             // What others bring, they pay for; what was held when this unit was counted, and is no more, it pays for itself.
             self.resize(memory, own_bytes).await?;
         }
-        let (supplies, (mut chunks, read_from)) =
-            future::try_join(awaited(claims, || self.lost()), self.raw(of_those(&alone), extent)).await?;
+        let (supplies, (mut chunks, read_from)) = future::try_join(
+            awaited(claims, || self.lost()),
+            self.raw(of_those(&alone), extent, parts.as_ref()),
+        )
+        .await?;
         // What was awaited and turned out too large to be kept is decoded here after all.
         let late = supplies.iter().zip(&alone);
         let late: Vec<bool> = late
@@ -280,42 +333,52 @@ impl Unit {
             self.resize(memory, own_bytes.saturating_add(self.cost_of(&late)))
                 .await?;
         }
-        let (late, late_from) = self.raw(late, extent).await?;
+        let (late, late_from) = self.raw(late, extent, None).await?;
         chunks.extend(late);
         let source = supplies
             .iter()
             .fold(read_from.max(late_from), |worst, (_, source)| worst.max(*source));
+        let source = given.source.map_or(source, |sifted| sifted.max(source));
         let supplies: Vec<Supply> = supplies.into_iter().map(|(supply, _)| supply).collect();
         let stride = self.stride(&supplies);
         let plan = Arc::clone(&self.plan);
-        let mut assembler = Assembler::new(plan, self.row_group_index(), self.rows, supplies);
+        let rows = given.runs.unwrap_or_else(|| vec![0..self.rows]);
+        let mut assembler = Assembler::new(plan, self.row_group_index(), rows, supplies);
         if chunks.is_empty() {
             return Ok((assembler, source));
         }
         let bytes = self
             .engine
-            .row_group_bytes(&self.plan.footer, self.row_group, chunks.into_iter());
+            .row_group_parts(&self.plan.footer, self.row_group, chunks.into_iter());
         let parts = self.parts;
         let open = move || assembler.open(Arc::new(bytes), stride, parts).map(|()| assembler);
-        let opened = self.engine.pool.run(open).await;
+        let opened = match self.decodes_here() {
+            true => guarded(open),
+            false => self.engine.pool.run(open).await,
+        };
         let assembler =
             opened.unwrap_or_else(|panic| Err(self.corrupt(&format!("its data breaks the decoder, which {panic}"))))?;
         Ok((assembler, source))
     }
 
-    /// Bytes of leaf columns, and where they came from.
+    /// Bytes of leaf columns, and where they came from: of all rows, or of `parts` alone.
     async fn raw(
         &self,
         columns: Vec<&SelectedColumn>,
         extent: Extent,
-    ) -> Result<(Vec<(usize, Bytes)>, Source), ReadError> {
+        parts: Option<&Parts>,
+    ) -> Result<(Vec<(usize, ChunkBytes)>, Source), ReadError> {
         let ranges = self.ranges(columns.into_iter());
         if ranges.is_empty() || self.rows == 0 {
             return Ok((Vec::new(), Source::Memory));
         }
+        if let Some(parts) = parts {
+            return parts.read(self, ranges).await;
+        }
         let spans: Vec<_> = ranges.iter().map(|(_, range)| self.part(range, extent)).collect();
         let (bytes, source) = self.engine.pages.read(&self.plan.split.file, &spans).await?;
-        Ok((ranges.into_iter().map(|(leaf, _)| leaf).zip(bytes).collect(), source))
+        let leaves = ranges.into_iter().map(|(leaf, _)| leaf);
+        Ok((leaves.zip(bytes.into_iter().map(ChunkBytes::Whole)).collect(), source))
     }
 
     /// Rows of the strides of columns that are decoded.
@@ -327,7 +390,8 @@ impl Unit {
             .plan
             .decoded_bytes(self.row_group_index(), self.plan.columns.iter());
         // What is decoded must fit chunks beside it; where there is none, the stride suits this request alone.
-        let stride = if supplies.iter().any(|supply| matches!(supply, Supply::Chunk(_))) {
+        let beside = |supply: &Supply| matches!(supply, Supply::Chunk(_) | Supply::Given(_));
+        let stride = if self.plan.shape.as_chunks || supplies.iter().any(beside) {
             chunk_stride(group)
         } else {
             request_stride(group, asked, self.plan.shape.batch_bytes)
@@ -369,11 +433,11 @@ impl Unit {
     }
 
     /// The leaf columns of `columns` and where their bytes are in the file, in file order.
-    fn ranges<'a>(&self, columns: impl Iterator<Item = &'a SelectedColumn>) -> Vec<(usize, Range<u64>)> {
+    pub(super) fn ranges<'a>(&self, columns: impl Iterator<Item = &'a SelectedColumn>) -> Vec<(usize, Range<u64>)> {
         leaf_ranges(&self.plan.footer, self.row_group, columns)
     }
 
-    fn row_group_index(&self) -> usize {
+    pub(crate) fn row_group_index(&self) -> usize {
         usize::try_from(self.row_group.0).unwrap_or(usize::MAX)
     }
 
@@ -393,6 +457,7 @@ async fn awaited(claims: Vec<Claim>, lost: impl Fn() -> ReadError) -> Result<Vec
     for claim in claims {
         supplies.push(match claim {
             Claim::Held(chunk) => (Supply::Chunk(chunk), Source::Memory),
+            Claim::Given(strides) => (Supply::Given(strides), Source::Memory),
             Claim::Alone => (Supply::Decode, Source::Memory),
             Claim::Awaited(key, flight) => {
                 let brought = flight.landed().await.unwrap_or_else(|| Err(lost()))?;

@@ -10,8 +10,10 @@ use arrow::array::{
 };
 use arrow::datatypes::{Field, Int32Type, Schema};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
+use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter, RowGroupMetaData};
 use parquet::file::properties::{WriterProperties, WriterVersion};
 
 use super::{cache, mount, open, read_all, write};
@@ -104,6 +106,12 @@ async fn schemas_too_deep_or_too_wide_are_refused_before_they_are_parsed() {
             .await
             .contains("number of leaf columns")
     );
+    // A group of a thousand million children, for whom the parser would make room at once.
+    assert!(
+        error_of(&file_with_schema(&[1 << 30, 0]))
+            .await
+            .contains("more children than there are elements")
+    );
     // A list of two thousand million elements, of which none is there.
     let huge = [&[0x15, 2, 0x19, 0xfc, 0xff, 0xff, 0xff, 0xff, 0x07][..], &[0]].concat();
     assert!(error_of(&file_with_footer(&huge)).await.contains("length of a list"));
@@ -140,6 +148,27 @@ async fn footers_over_the_limit_are_refused() {
         ),
         "{error}"
     );
+}
+
+/// Memory is taken by what the footer says; pages of a few bytes can have any number of values.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_values_than_the_footer_says_are_refused_and_fewer_than_rows_are_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let lists = (0..10).map(|_| Some(vec![Some(7); 1_000]));
+    let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists));
+    let path = folder.path().join("a.parquet");
+    write(&path, &[("list", lists)], 10);
+    let forged = with_values(&std::fs::read(&path).unwrap(), 9_999);
+    assert!(error_of(&forged).await.contains("more values than the footer says"));
+
+    let numbers: ArrayRef = Arc::new(Float64Array::from_iter_values((0..1_000).map(f64::from)));
+    write(&path, &[("n", numbers)], 1_000);
+    std::fs::write(&path, with_values(&std::fs::read(&path).unwrap(), 0)).unwrap();
+    let footer = cache()
+        .footer(&open(&mount(folder.path()), "a.parquet").await)
+        .await
+        .unwrap();
+    assert_eq!(footer.row_groups[0].decoded_bytes, [8_000]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,6 +364,26 @@ fn sample(compression: Compression, version: WriterVersion) -> Vec<u8> {
 fn file_with_footer(footer: &[u8]) -> Vec<u8> {
     let length = u32::try_from(footer.len()).unwrap().to_le_bytes();
     [b"PAR1", footer, &length, b"PAR1"].concat()
+}
+
+/// The same file with a footer that says that each column chunk has so many values.
+fn with_values(file: &[u8], values: i64) -> Vec<u8> {
+    let file = Bytes::copy_from_slice(file);
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).unwrap();
+    let forge = |group: &RowGroupMetaData| {
+        let columns = group.columns().iter().map(|column| {
+            let builder = column.clone().into_builder().set_num_values(values);
+            builder.build().unwrap()
+        });
+        let builder = group.clone().into_builder().set_column_metadata(columns.collect());
+        builder.build().unwrap()
+    };
+    let groups = metadata.row_groups().iter().map(forge).collect();
+    let metadata = metadata.into_builder().set_row_groups(groups).build();
+    let length = u32::from_le_bytes(file[file.len() - 8..file.len() - 4].try_into().unwrap());
+    let mut forged = file[..file.len() - 8 - usize::try_from(length).unwrap()].to_vec();
+    ParquetMetaDataWriter::new(&mut forged, &metadata).finish().unwrap();
+    forged
 }
 
 /// A footer whose schema has elements with these numbers of children.

@@ -1,8 +1,11 @@
 //! The crate's parts together: files on disk, through all tiers, to batches.
 
 mod hostile;
+mod paged;
 mod pauses;
+mod preload;
 mod scans;
+mod sieves;
 mod speed;
 mod types;
 
@@ -19,7 +22,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::key::RowGroup;
 use crate::page::OpenFile;
-use crate::scan::{ScanBatch, ScanRequest, Split};
+use crate::scan::{Ahead, ScanBatch, ScanRequest, Split};
 use crate::ufs::{StoreSpec, Ufs, UfsContext, UfsLimits};
 use crate::{Cache, CacheConfig, Footer, ReadError};
 
@@ -47,11 +50,20 @@ pub(crate) async fn open(ufs: &Ufs, path: &str) -> OpenFile {
         ufs: ufs.clone(),
         path: path.to_owned(),
         key: ufs.key_of(&info),
+        peers: None,
+        errand: None,
     }
 }
 
 pub(crate) fn cache() -> Cache {
     Cache::open(CacheConfig::default()).unwrap()
+}
+
+/// Waits until all that was read is kept, or refused: what a reader began is kept a moment after its rows were given.
+pub(crate) async fn kept(cache: &Cache) {
+    while !cache.arriving_files().is_empty() {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// All row groups of a file.
@@ -74,9 +86,12 @@ pub(crate) fn request(splits: Vec<Split>, schema: &SchemaRef) -> ScanRequest {
         read: Arc::clone(schema),
         output: Arc::clone(schema),
         filter: None,
+        sieve: None,
         limit: None,
         skip: 0,
         batch_bytes: 2 << 20,
+        is_mapped: false,
+        ahead: Ahead::Far,
     }
 }
 

@@ -1,18 +1,23 @@
 //! Scans over several row groups and files: order, projection, filter, limit, tiers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::compute::concat_batches;
 use arrow::compute::kernels::cmp::gt;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
 use arrow::error::ArrowError;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
 
-use super::{cache, collect, joined, mount, open, read_all, request, split, write};
-use crate::ReadError;
+use super::{cache, collect, joined, kept, mount, open, read_all, request, split, write};
 use crate::key::{RowGroup, Source};
-use crate::scan::RowFilter;
+use crate::scan::{Ahead, RowFilter, ScanRequest};
 use crate::schema::project;
+use crate::ufs::testing::TestStore;
+use crate::{Cache, CacheConfig, ReadError};
 
 fn numbers(rows: i32) -> ArrayRef {
     Arc::new(Int32Array::from_iter_values(0..rows))
@@ -170,7 +175,55 @@ async fn a_column_comes_from_memory_once_it_was_read_twice() {
     let gone = collect(&cache, request(vec![split(&file, &footer)], &footer.schema)).await;
     assert!(matches!(gone, Err(ReadError::Ufs(_) | ReadError::Stale(_))), "{gone:?}");
     cache.remove_file(file.key.id()).await;
-    assert_eq!(cache.usage().decoded_bytes, 0);
+    // The scan that failed may still be letting go of what it held.
+    let empty = async {
+        while cache.usage().decoded_bytes > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), empty).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_maps_memory_finds_columns_there_at_its_first_read_while_there_is_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..16).map(|number| format!("{number}.parquet")).collect();
+    for name in &names {
+        write(&folder.path().join(name), &[("n", numbers(20_000))], 20_000);
+    }
+    let ufs = mount(folder.path());
+    // The tier of chunks has half of this at most, beside raw pages: room for thirteen columns of 80,000 bytes.
+    let cache = Cache::open(CacheConfig {
+        memory_bytes: 2 << 20,
+        ..CacheConfig::default()
+    })
+    .unwrap();
+    let mut mapped = Vec::new();
+    for name in names.iter().chain(&names[..1]) {
+        let file = open(&ufs, name).await;
+        let footer = cache.footer(&file).await.unwrap();
+        let request = ScanRequest {
+            is_mapped: true,
+            ..request(vec![split(&file, &footer)], &footer.schema)
+        };
+        let batches = collect(&cache, request).await.unwrap();
+        let rows: usize = batches.iter().map(|given| given.batch.num_rows()).sum();
+        assert_eq!(rows, 20_000);
+        mapped.push(batches.iter().all(|given| {
+            let data = given.batch.column(0).to_data();
+            cache.segment_of(&data.buffers()[0]).is_some()
+        }));
+        // Its pages have their room before the next file's column asks for some.
+        kept(&cache).await;
+    }
+    let again = mapped.pop();
+    let kept = mapped.iter().take_while(|is_mapped| **is_mapped).count();
+    assert!((6..14).contains(&kept), "{mapped:?}");
+    assert!(
+        !mapped[kept..].contains(&true),
+        "nothing goes for what is read once: {mapped:?}"
+    );
+    assert_eq!(again, Some(true), "the first is still there");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -362,4 +415,69 @@ async fn a_beginning_that_breaks_off_after_some_rows_is_read_whole() {
             column.slice(0, usize::try_from(limit).unwrap()).as_ref()
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_near_reader_is_given_the_same_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    // Each of the row groups is more than is made ready at once, and there are more of them than are decoded at once.
+    write(
+        &folder.path().join("a.parquet"),
+        &[("n", numbers(6_000_000))],
+        1_500_000,
+    );
+    let file = open(&mount(folder.path()), "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    for (filter, limit) in [(None, None), (Some(4_000_000), None), (None, Some(2_000_000))] {
+        let mut near = request(vec![split(&file, &footer)], &footer.schema);
+        near.ahead = Ahead::Near;
+        near.batch_bytes = 64 << 10;
+        near.limit = limit;
+        near.filter = filter.map(|least| Arc::new(MoreThan(least)) as Arc<dyn RowFilter>);
+        // What is charged goes with each batch: a row group decodes no further than what is ready is taken.
+        let taken = cache.scan(near).map_ok(|given| given.batch).try_collect::<Vec<_>>();
+        let taken = tokio::time::timeout(Duration::from_secs(60), taken).await;
+        let rows = concat_batches(&footer.schema, &taken.expect("it ends").unwrap()).unwrap();
+        let first = filter.map_or(0, |least| least + 1);
+        let rest = 6_000_000 - usize::try_from(first).unwrap();
+        let wanted = limit.map_or(rest, |limit| usize::try_from(limit).unwrap());
+        let values = rows.column(0).as_primitive::<Int32Type>().values();
+        assert_eq!(values.len(), wanted);
+        assert!(values.iter().zip(first..).all(|(value, row)| *value == row));
+    }
+}
+
+/// A scan reads footers ahead of its reader. Who waits for one of them waits for storage, and not for that reader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_who_takes_nothing_keeps_no_footer_from_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file_path = folder.path().join("a.parquet");
+    // More row groups than a scan begins ahead of its reader.
+    write(&file_path, &[("n", numbers(1_000))], 10);
+    let bytes = std::fs::read(&file_path).unwrap();
+    let inner = InMemory::new();
+    for name in ["a.parquet", "b.parquet"] {
+        inner.put(&name.into(), bytes.clone().into()).await.unwrap();
+    }
+    let store = TestStore::new(Arc::new(inner));
+    let ufs = store.mounted();
+    let (first, second) = (open(&ufs, "a.parquet").await, open(&ufs, "b.parquet").await);
+    let cache = cache();
+    let footer = cache.footer(&first).await.unwrap();
+    read_all(&cache, &first).await.unwrap();
+    let before = store.reads().len();
+    store.hold();
+    let mut rows = cache.scan(request(
+        vec![split(&first, &footer), split(&second, &footer)],
+        &footer.schema,
+    ));
+    assert_eq!(rows.next().await.unwrap().unwrap().batch.num_rows(), 10);
+    store.wait_for_reads(before + 1).await;
+    // By now the scan has begun as much as it may, and looks at nothing before its reader takes more.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    store.release();
+    let other = tokio::time::timeout(Duration::from_secs(60), cache.footer(&second)).await;
+    assert!(other.expect("it waits for the reader of the scan").is_ok());
+    drop(rows);
 }

@@ -36,6 +36,8 @@ pub enum UfsErrorKind {
     InvalidOption,
     /// A `file` path lies outside the configured roots.
     OutsideRoots,
+    /// Nobody wants the answer any more: the errand that it was for was stopped.
+    Stopped,
     /// Anything else; the message says what.
     Other,
 }
@@ -53,6 +55,7 @@ impl UfsErrorKind {
             Self::Unavailable => "unavailable",
             Self::InvalidOption => "invalid_option",
             Self::OutsideRoots => "outside_roots",
+            Self::Stopped => "stopped",
             Self::Other => "other",
         }
     }

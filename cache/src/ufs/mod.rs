@@ -41,7 +41,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::check::CheckReport;
 pub use self::error::{UfsError, UfsErrorKind};
@@ -97,7 +97,11 @@ impl Ufs {
         environment: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, UfsError> {
         let options = Options::new(&spec, context, environment)?;
-        let limits = options.limits(&context.limits)?;
+        let mut limits = options.limits(&context.limits)?;
+        if spec.scheme == "file" && options.text("timeout").is_some() {
+            // What a file system does not answer is not asked again: its one try has all the time there is.
+            limits.retry_timeout = limits.request_timeout;
+        }
         let backend = match spec.scheme.as_str() {
             "file" => Backend::Local(LocalFolder::open(&spec, &context.file_roots)?),
             _ => Backend::Remote(schemes::connect(&spec, &options, &limits)?),
@@ -226,7 +230,7 @@ struct Shared {
     spec: StoreSpec,
     scheme: &'static str,
     limits: UfsLimits,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     backend: Backend,
 }
 
@@ -241,7 +245,7 @@ impl Shared {
             mount: spec.mount.as_str().into(),
             mount_id: mount_id(&spec.mount).into(),
             scheme: metrics::label(&spec.scheme),
-            permits: Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS)),
+            permits: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
             spec,
             limits,
             backend,
@@ -267,8 +271,8 @@ impl Shared {
 
     /// A place among this mount's requests; waits for one. `None` cannot happen while the mount is open, and would
     /// only mean that there is no limit.
-    async fn permit(&self) -> Option<SemaphorePermit<'_>> {
-        self.permits.acquire().await.ok()
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 
     fn check_range(&self, rel: &str, key: &FileKey, range: &Range<u64>) -> Result<(), UfsError> {

@@ -3,7 +3,7 @@
 //! It wraps any other store. Requests can be held at a gate, so that a test can prove "a hundred readers, one GET"
 //! without a sleep; faults are queued and each is used up by one read.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
+
+use super::{StoreSpec, Ufs};
 
 /// What happens to one read.
 #[derive(Debug, Clone)]
@@ -54,6 +56,7 @@ pub struct TestStore {
     inner: Arc<dyn ObjectStore>,
     log: Mutex<Log>,
     arrived: watch::Sender<usize>,
+    dropped: watch::Sender<usize>,
     open: watch::Sender<bool>,
 }
 
@@ -70,13 +73,27 @@ impl TestStore {
     /// A wrapper around a store; its gate is open and it has no faults.
     #[must_use]
     pub fn new(inner: Arc<dyn ObjectStore>) -> Arc<Self> {
-        let (arrived, open) = (watch::Sender::new(0), watch::Sender::new(true));
+        let (arrived, dropped, open) = (watch::Sender::new(0), watch::Sender::new(0), watch::Sender::new(true));
         Arc::new(Self {
             inner,
             log: Mutex::default(),
             arrived,
+            dropped,
             open,
         })
+    }
+
+    /// It, mounted at `/t`.
+    #[must_use]
+    pub fn mounted(self: &Arc<Self>) -> Ufs {
+        let spec = StoreSpec {
+            mount: "/t".to_owned(),
+            scheme: "memory".to_owned(),
+            authority: "m".to_owned(),
+            key: String::new(),
+            options: BTreeMap::new(),
+        };
+        Ufs::from_store(spec, Arc::<Self>::clone(self))
     }
 
     /// Every read so far, in order of arrival.
@@ -121,6 +138,11 @@ impl TestStore {
     pub async fn wait_for_reads(&self, count: usize) {
         // The sender lives as long as `self`, so the wait cannot fail.
         let _ = self.arrived.subscribe().wait_for(|arrived| *arrived >= count).await;
+    }
+
+    /// Waits until so many reads have been given up before they were answered, since the beginning.
+    pub async fn wait_for_dropped(&self, count: usize) {
+        let _ = self.dropped.subscribe().wait_for(|dropped| *dropped >= count).await;
     }
 
     fn record(&self, location: &Path, options: &GetOptions) -> Option<Fault> {
@@ -197,9 +219,11 @@ impl ObjectStore for TestStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let fault = self.record(location, &options);
+        let mut unanswered = Unanswered((!options.head).then_some(&self.dropped));
         if !options.head {
             let _ = self.open.subscribe().wait_for(|open| *open).await;
         }
+        unanswered.0 = None;
         let mut answer = self.answer(fault, location, options).await?;
         if self.log.lock().no_etags {
             answer.meta.e_tag = None;
@@ -236,6 +260,17 @@ impl ObjectStore for TestStore {
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
         self.inner.rename_opts(from, to, options).await
+    }
+}
+
+/// A read that waits at the gate; counted when it is given up there.
+struct Unanswered<'a>(Option<&'a watch::Sender<usize>>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(dropped) = self.0 {
+            dropped.send_modify(|dropped| *dropped += 1);
+        }
     }
 }
 

@@ -35,8 +35,20 @@ use crate::uri::{Scheme, UfsUri};
 /// The option that holds a mount's [`Freshness`].
 pub const FRESHNESS_KEY: &str = "freshness";
 
+/// The option that says how many workers own each split.
+pub const REPLICAS_KEY: &str = "replicas";
+
+/// The most replicas that a mount may ask for.
+pub const MAX_REPLICAS: usize = 16;
+
 /// The options that are ours and not the store's.
-pub const POLICY_KEYS: &[&str] = &[FRESHNESS_KEY, CACHE_TTL_KEY, CACHE_QUOTA_KEY, CACHE_RULES_KEY];
+pub const POLICY_KEYS: &[&str] = &[
+    FRESHNESS_KEY,
+    CACHE_TTL_KEY,
+    CACHE_QUOTA_KEY,
+    CACHE_RULES_KEY,
+    REPLICAS_KEY,
+];
 
 /// Under storage bound to a path of the namespace.
 ///
@@ -97,6 +109,21 @@ impl Mount {
         Retention::of(&self.options).map_err(MountError::Retention)
     }
 
+    /// How many workers own each split of it; one when nothing is said.
+    ///
+    /// # Errors
+    /// [`MountError::Replicas`], only when the option was changed after the mount was made.
+    pub fn replicas(&self) -> Result<usize, MountError> {
+        let Some(text) = self.options.get(REPLICAS_KEY) else {
+            return Ok(1);
+        };
+        let said = text
+            .parse()
+            .ok()
+            .filter(|replicas| (1..=MAX_REPLICAS).contains(replicas));
+        said.ok_or(MountError::Replicas)
+    }
+
     /// The options that are the store's: all but those in [`POLICY_KEYS`].
     pub fn store_options(&self) -> impl Iterator<Item = (&str, &str)> {
         let options = self.options.iter().map(|(key, value)| (key.as_str(), value.as_str()));
@@ -111,6 +138,7 @@ impl Mount {
         }
         options::check(&self.options)?;
         self.freshness()?;
+        self.replicas()?;
         self.retention().map(|_| ())
     }
 }
@@ -200,6 +228,9 @@ pub enum MountError {
     /// One of the options `cache_ttl`, `cache_quota`, `cache_rules` cannot be read.
     #[error(transparent)]
     Retention(RetentionError),
+    /// The option `replicas` cannot be read.
+    #[error("option \"replicas\" wants a whole number, 1 to {MAX_REPLICAS}")]
+    Replicas,
     /// The URI holds `?` or `#`.
     #[error("the URI of a mount may not carry a query or fragment: give settings as options")]
     QueryInUri,

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use arrow_flight::decode::DecodedFlightData;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
 use arrow_flight::{Action, FlightClient, FlightDescriptor, FlightInfo, Ticket};
 use clap::Args;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
+use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 
 use super::error::CliError;
@@ -83,6 +86,24 @@ impl Client {
         }
     }
 
+    /// Runs an action with a JSON body whose answer is a stream of JSON values, as they come.
+    pub(super) async fn action_stream(&mut self, name: &str, body: &impl Serialize) -> Result<Answers, CliError> {
+        let what = name.to_owned();
+        let refuse = move |source: serde_json::Error| CliError::Answer {
+            what: what.clone(),
+            source: source.into(),
+        };
+        let body = serde_json::to_vec(body).map_err(&refuse)?;
+        let uri = self.uri.clone();
+        let answers = self.flight.do_action(Action::new(name, body)).await;
+        let answers = answers.map_err(|error| CliError::call(&uri, error))?;
+        let answers = answers.map(move |answer| {
+            let answer = answer.map_err(|error| CliError::call(&uri, error))?;
+            serde_json::from_slice(&answer).map_err(&refuse)
+        });
+        Ok(answers.boxed())
+    }
+
     /// Plans a scan, given as JSON.
     pub(super) async fn flight_info(&mut self, scan: &impl Serialize) -> Result<FlightInfo, CliError> {
         let refuse = |source: serde_json::Error| CliError::Answer {
@@ -92,6 +113,40 @@ impl Client {
         let command = serde_json::to_vec(scan).map_err(refuse)?;
         let info = self.flight.get_flight_info(FlightDescriptor::new_cmd(command)).await;
         info.map_err(|error| CliError::call(&self.uri, error))
+    }
+
+    /// Plans a statement.
+    pub(super) async fn statement_info(&mut self, sql: &str) -> Result<FlightInfo, CliError> {
+        let command = CommandStatementQuery {
+            query: sql.to_owned(),
+            transaction_id: None,
+        };
+        let command = command.as_any().encode_to_vec();
+        let info = self.flight.get_flight_info(FlightDescriptor::new_cmd(command)).await;
+        info.map_err(|error| CliError::call(&self.uri, error))
+    }
+
+    /// Sends a header with every call from now on; no value, and it is not sent any more.
+    pub(super) fn set_header(&mut self, name: &'static str, value: Option<&str>) -> Result<(), CliError> {
+        let metadata = self.flight.metadata_mut();
+        let Some(value) = value else {
+            metadata.remove(name);
+            return Ok(());
+        };
+        let value = MetadataValue::try_from(value);
+        let value = value.map_err(|_| CliError::Usage(format!("{name}: a value of plain characters is needed")))?;
+        metadata.insert(name, value);
+        Ok(())
+    }
+
+    /// The same connection for another task.
+    pub(super) fn again(&self) -> Self {
+        let mut flight = FlightClient::new_from_inner(self.flight.inner().clone());
+        flight.metadata_mut().clone_from(self.flight.metadata());
+        Self {
+            uri: self.uri.clone(),
+            flight,
+        }
     }
 
     /// Redeems a ticket.
@@ -106,6 +161,9 @@ impl Client {
 /// What a ticket gives.
 pub(super) type Messages = BoxStream<'static, Result<DecodedFlightData, CliError>>;
 
+/// What an action answers, one after the other.
+pub(super) type Answers = BoxStream<'static, Result<Value, CliError>>;
+
 /// The typed form of an action's answer.
 pub(super) fn parsed<T: DeserializeOwned>(what: &str, answer: &Value) -> Result<T, CliError> {
     T::deserialize(answer).map_err(|source| CliError::Answer {
@@ -116,17 +174,25 @@ pub(super) fn parsed<T: DeserializeOwned>(what: &str, answer: &Value) -> Result<
 
 /// Runs a command's future, unless the user stops it first. Dropping the future drops half-written files.
 pub(super) fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    run(interruptible(command))
+}
+
+/// A future that fails when the user stops the command before it is done.
+pub(super) async fn interruptible<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    tokio::select! {
+        outcome = work => outcome,
+        _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
+    }
+}
+
+/// Runs a command's future that says itself what it does when the user stops it.
+pub(super) fn run(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let failed = |error| CliError::Serve(anyhow::Error::new(error).context("cannot start the runtime"));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(failed)?;
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = command => outcome,
-            _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
-        }
-    });
+    let outcome = runtime.block_on(command);
     runtime.shutdown_background();
     outcome
 }

@@ -34,7 +34,7 @@ pub(super) struct ShowArgs {
 pub(super) fn run(command: ConfigCommand) -> Result<(), CliError> {
     let ConfigCommand::Show(arguments) = command;
     let loaded = config::load(&arguments.config, std::env::vars_os(), &Machine::probe());
-    let rows = loaded.map_err(|error| CliError::Serve(error.into()))?.rows();
+    let rows = loaded?.rows();
     match arguments.output.form {
         Form::Json => print_json(&rows),
         Form::Table => print(&table(&rows)),

@@ -8,6 +8,8 @@ use arrow_flight::error::FlightError;
 use thiserror::Error;
 use tonic::{Code, Status};
 
+use crate::config::ConfigError;
+
 /// Why a command did not do what it was asked for.
 #[derive(Debug, Error)]
 pub(super) enum CliError {
@@ -20,6 +22,34 @@ pub(super) enum CliError {
     /// The user stopped the command.
     #[error("interrupted")]
     Interrupted,
+    /// The user stopped watching a job.
+    #[error("stopped watching; the job {id} goes on")]
+    StoppedWatching { id: String },
+    /// The connection was lost while a job was watched, and did not come back.
+    #[error("the job {id} cannot be watched any more, after {tries} attempts to reach the server again")]
+    WatchLost {
+        id: String,
+        tries: u32,
+        #[source]
+        source: Box<CliError>,
+    },
+    /// A job that was waited for ended otherwise than it should.
+    #[error("the job {id} ended {state}{}", reason_text(.reason.as_deref()))]
+    JobEnded {
+        id: String,
+        state: &'static str,
+        reason: Option<String>,
+    },
+    /// A job or a pin that there is not; the server says so itself.
+    #[error("{}", status_text(.0))]
+    NotThere(Box<Status>),
+    /// What a command is to read cannot be read.
+    #[error("cannot read {what}")]
+    Input {
+        what: String,
+        #[source]
+        source: io::Error,
+    },
     /// No connection to the server.
     #[error("cannot reach {uri}")]
     Connect {
@@ -50,6 +80,9 @@ pub(super) enum CliError {
     /// A mount did not pass all checks.
     #[error("{path}: the mount did not pass all checks")]
     CheckFailed { path: String },
+    /// Settings that are wrong, wherever they were written.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// A server could not be started, or stopped by itself.
     #[error("{}", in_one_line(.0.chain()))]
     Serve(anyhow::Error),
@@ -62,7 +95,11 @@ impl CliError {
             return 0;
         }
         eprintln!("jetbridge: {}", self.line());
-        if matches!(self, Self::Usage(_)) { 2 } else { 1 }
+        if matches!(self, Self::Usage(_) | Self::Config(_)) {
+            2
+        } else {
+            1
+        }
     }
 
     /// The error, its causes and what to do, in one line.
@@ -77,6 +114,13 @@ impl CliError {
 
     fn advice(&self) -> Option<&'static str> {
         match self {
+            Self::StoppedWatching { .. } => {
+                Some("`jetbridge jobs watch` takes it up again, and `jetbridge jobs cancel` ends the job")
+            }
+            Self::WatchLost { .. } => {
+                Some("the job does not need this command; `jetbridge jobs watch` takes it up again")
+            }
+            Self::JobEnded { .. } => Some("`jetbridge jobs show` tells all of it"),
             Self::Lost { .. } => Some("see whether the server still runs, and try again"),
             Self::Connect { .. } => {
                 Some("start a server with `jetbridge serve`, or name one with --uri or JETBRIDGE_URI")
@@ -107,6 +151,14 @@ impl CliError {
                 what: "the call".to_owned(),
                 source: other.into(),
             },
+        }
+    }
+
+    /// The same, where the call was about no path of the namespace: what is not found is a job or a pin then.
+    pub(super) fn of_no_path(self) -> Self {
+        match self {
+            Self::Server(status) if status.code() == Code::NotFound => Self::NotThere(status),
+            other => other,
         }
     }
 
@@ -149,6 +201,11 @@ fn in_one_line<'a>(chain: impl Iterator<Item = &'a (dyn Error + 'static)>) -> St
             told if told.contains(&message) => text,
             told => format!("{told}: {message}"),
         })
+}
+
+/// A reason, where there is one.
+fn reason_text(reason: Option<&str>) -> String {
+    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
 /// The server's own words; the code's, where there are none.
@@ -195,6 +252,41 @@ mod tests {
             "no dataset at /lake/trps; `jetbridge ls` shows what there is"
         );
         assert_eq!(error.report(), 1);
+    }
+
+    #[test]
+    fn a_job_that_is_not_there_is_no_path_that_is_not_there() {
+        let error = server(Status::not_found("there is no job x")).of_no_path();
+        assert_eq!(error.line(), "there is no job x");
+        assert!(matches!(
+            server(Status::unavailable("busy")).of_no_path(),
+            CliError::Server(_)
+        ));
+    }
+
+    #[test]
+    fn a_watch_that_ended_says_that_the_job_goes_on() {
+        let lost = CliError::Lost {
+            uri: "grpc://h:1".to_owned(),
+            reason: "closed".to_owned(),
+        };
+        let error = CliError::WatchLost {
+            id: "j".to_owned(),
+            tries: 3,
+            source: Box::new(lost),
+        };
+        assert!(
+            error.line().contains("grpc://h:1: closed; the job does not need"),
+            "{}",
+            error.line()
+        );
+        let stopped = CliError::StoppedWatching { id: "j".to_owned() };
+        assert!(
+            stopped.line().starts_with("stopped watching; the job j goes on; "),
+            "{}",
+            stopped.line()
+        );
+        assert_eq!(stopped.report(), 1);
     }
 
     #[test]

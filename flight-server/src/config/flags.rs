@@ -38,6 +38,36 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
 
+    /// Flight address of the coordinator, whose cluster this node joins
+    #[arg(long, value_name = "URI")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coordinator: Option<String>,
+
+    /// Where the metadata store is: `embedded`, or etcd://HOST:PORT,HOST:PORT/NAME [default: embedded]
+    #[arg(long, value_name = "STORE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<String>,
+
+    /// The secret that the nodes of a cluster share, as env:NAME or file:PATH [default: none]
+    #[arg(long, value_name = "REFERENCE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster_key: Option<String>,
+
+    /// What a worker counts for in placement, beside the others [default: its byte budget]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<String>,
+
+    /// How long a lost worker keeps its place [default: 5m]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    member_grace: Option<String>,
+
+    /// How long jobs that are over can still be looked at [default: 1d]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_history: Option<String>,
+
     /// Allow addresses other than loopback, though nothing is authenticated or encrypted
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,6 +163,36 @@ pub struct ConfigFlags {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     decode_threads: Option<usize>,
+
+    /// Bytes that all queries together may hold, within --memory [default: a quarter of --memory]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql_memory: Option<String>,
+
+    /// Bytes that one query may hold before it spills or is refused [default: half of --sql-memory]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql_query_memory: Option<String>,
+
+    /// Queries that run at once [default: 16]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql_queries: Option<usize>,
+
+    /// Queries that may wait for their turn; a further one is refused, and may be tried again [default: 64]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql_queue: Option<usize>,
+
+    /// How long a query may take, its wait included [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql_timeout: Option<String>,
+
+    /// Decoded bytes from which on a query is spread over the workers of a cluster [default: 16MiB]
+    #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sql_spread_bytes: Option<String>,
 
     /// Requests in flight to one mount's store [default: 64]
     #[arg(long, value_name = "N")]

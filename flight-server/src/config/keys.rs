@@ -45,6 +45,30 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Text,
     },
     Key {
+        name: "coordinator",
+        kind: Kind::Text,
+    },
+    Key {
+        name: "meta",
+        kind: Kind::Text,
+    },
+    Key {
+        name: "cluster_key",
+        kind: Kind::Text,
+    },
+    Key {
+        name: "weight",
+        kind: Kind::Bytes,
+    },
+    Key {
+        name: "member_grace",
+        kind: Kind::Text,
+    },
+    Key {
+        name: "job_history",
+        kind: Kind::Text,
+    },
+    Key {
         name: "insecure",
         kind: Kind::Switch,
     },
@@ -119,6 +143,30 @@ pub(super) const KEYS: &[Key] = &[
     Key {
         name: "decode_threads",
         kind: Kind::Number,
+    },
+    Key {
+        name: "sql_memory",
+        kind: Kind::Bytes,
+    },
+    Key {
+        name: "sql_query_memory",
+        kind: Kind::Bytes,
+    },
+    Key {
+        name: "sql_queries",
+        kind: Kind::Number,
+    },
+    Key {
+        name: "sql_queue",
+        kind: Kind::Number,
+    },
+    Key {
+        name: "sql_timeout",
+        kind: Kind::Text,
+    },
+    Key {
+        name: "sql_spread_bytes",
+        kind: Kind::Bytes,
     },
     Key {
         name: "store_concurrency",

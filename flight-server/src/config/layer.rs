@@ -25,8 +25,8 @@ pub(super) const FLAG: &str = "flag";
 /// The prefix of every variable that is a setting.
 const PREFIX: &str = "JETBRIDGE_";
 
-/// Variables with our prefix that are read elsewhere: the file's own name, and the client's server.
-const NOT_SETTINGS: &[&str] = &["CONFIG", "URI"];
+/// Variables with our prefix that are read elsewhere: the file's own name, what clients read, and the Makefile's.
+const NOT_SETTINGS: &[&str] = &["BIN", "CONFIG", "PROGRESS", "URI"];
 
 /// Prefixes of variables that others set: Kubernetes gives every pod `JETBRIDGE_SERVICE_HOST`, `JETBRIDGE_PORT_…` and
 /// the like when a service is called jetbridge; `JETBRIDGE_TEST_…` belongs to test harnesses.

@@ -11,12 +11,14 @@
 //! Why lists replace and mounts merge: a later layer's `file_roots` must be able to narrow an earlier one's, while a
 //! `--mount` on the command line adds to the mounts of the file, path by path.
 
+mod cluster;
 mod flags;
 mod keys;
 mod layer;
 mod machine;
 mod settings;
 mod show;
+mod sql;
 mod value;
 mod written;
 
@@ -26,10 +28,12 @@ use std::path::PathBuf;
 use figment::Figment;
 use thiserror::Error;
 
+pub use self::cluster::{ClusterSettings, MetaPlace};
 pub use self::flags::ConfigFlags;
 pub use self::machine::Machine;
 pub use self::settings::{LogFormat, Settings};
 pub use self::show::Row;
+pub(crate) use self::value::{parse_bytes, parse_duration};
 
 use self::layer::Layer;
 use self::written::Written;
@@ -331,6 +335,7 @@ mod tests {
             ("JETBRIDGE_PORT_8815_TCP_ADDR", "10.0.0.1"),
             ("JETBRIDGE_URI", "grpc://elsewhere:1"),
             ("JETBRIDGE_CONFIG", "/etc/jetbridge.toml"),
+            ("JETBRIDGE_PROGRESS", "0"),
             ("PATH", "/bin"),
         ];
         assert!(loaded(&[], &others).is_ok());

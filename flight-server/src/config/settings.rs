@@ -13,14 +13,18 @@ use jetbridge_catalog::path::NsPath;
 use jetbridge_catalog::uri::{Scheme, UfsUri};
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::cluster::ClusterSettings;
 use super::value::{exact_bytes, split_cache_dir};
 use super::written::{MIN_MEMORY_BYTES, Written, WrittenMount};
+use super::{ConfigError, sql};
+use crate::sql::limits::SqlLimits;
 
 /// An endpoint below this would cost more in calls than it carries.
 const MIN_ENDPOINT_BYTES: u64 = 64 << 10;
 /// A ticket is a key to data: it should not live for months.
 const TICKET_TTL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(7 * 24 * 3600);
+/// How long jobs that are over are kept.
+const JOB_HISTORY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 /// Any wait longer than this is a mistake in the unit.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 /// As above; none at all is allowed where it means "cut at once".
@@ -48,6 +52,8 @@ pub struct Settings {
     /// Flight address that clients are told in endpoints, `host:port`. Default: the bound one, or none (the client's
     /// own connection) when that is a wildcard address.
     pub advertise: Option<String>,
+    /// The cluster that the node is part of.
+    pub cluster: ClusterSettings,
     /// Allows addresses other than loopback, though nothing is authenticated or encrypted. Default false.
     pub insecure: bool,
     /// Listens on `flight.sock` and `memory.sock` in the data folder too, for clients of this host and this user. Default true.
@@ -67,6 +73,8 @@ pub struct Settings {
     pub limits: ReadLimits,
     /// How long a ticket is valid. Default 10 minutes, at most 7 days.
     pub ticket_ttl: Duration,
+    /// How long jobs are kept that are over. Default 1 day.
+    pub job_history: Duration,
     /// Decoded bytes that one endpoint covers. Default 256 MiB.
     pub endpoint_bytes: u64,
     /// DoGet streams that may be open at once. Default 4096.
@@ -76,6 +84,8 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// Threads that decode Parquet. Default the number of cores.
     pub decode_threads: usize,
+    /// The bounds of queries. Defaults as [`SqlLimits`] has them.
+    pub sql: SqlLimits,
     /// Requests in flight to one mount's store. Default 64.
     pub store_concurrency: usize,
     /// How long one request to a store may take. Default 10 s.
@@ -118,6 +128,8 @@ impl Settings {
         let roots = roots.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
         let data_dir = absolute("data_dir", &written.data_dir).map_err(refuse)?;
         Ok(Self {
+            cluster: ClusterSettings::resolve(&written).map_err(refuse)?,
+            sql: sql::resolve(&written).map_err(refuse)?,
             cache_dirs: resolve_cache_dirs(written.cache_dirs.as_deref(), &data_dir).map_err(refuse)?,
             page: PageConfig {
                 page_size_bytes: written.page_bytes.as_u64(),
@@ -143,6 +155,7 @@ impl Settings {
             mounts,
             memory_bytes: written.memory.as_u64(),
             ticket_ttl: written.ticket_ttl,
+            job_history: written.job_history,
             endpoint_bytes: written.endpoint_bytes.as_u64(),
             max_streams: written.max_streams,
             stall_timeout: written.stall_timeout,
@@ -197,12 +210,13 @@ pub enum LogFormat {
 }
 
 /// A key and what is wrong with its value.
-type Refused = (String, String);
+pub(super) type Refused = (String, String);
 
 fn check(written: &Written) -> Result<(), Refused> {
     let duration = |value: &Duration| humantime::format_duration(*value).to_string();
     let durations = [
         ("ticket_ttl", written.ticket_ttl, TICKET_TTL),
+        ("job_history", written.job_history, JOB_HISTORY),
         ("stall_timeout", written.stall_timeout, TIMEOUT),
         ("store_request_timeout", written.store_request_timeout, TIMEOUT),
         ("store_connect_timeout", written.store_connect_timeout, TIMEOUT),

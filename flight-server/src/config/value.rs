@@ -8,13 +8,13 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
 /// A size such as `4GiB`, `256 MiB` or a count of bytes.
-pub(super) fn parse_bytes(text: &str) -> Result<ByteSize, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<ByteSize, String> {
     let refused = || format!("{text:?} is not a size; write it like 4GiB or 268435456");
     text.trim().parse().map_err(|_: String| refused())
 }
 
 /// A duration such as `10m` or `1h 30m`.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let refused = |_| format!("{text:?} is not a duration; write it like 10m or 30s");
     humantime::parse_duration(text.trim()).map_err(refused)
 }
@@ -89,6 +89,29 @@ pub(super) mod bytes {
 
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
         parse_bytes(&String::from(Scalar::deserialize(deserializer)?)).map_err(D::Error::custom)
+    }
+}
+
+/// serde form of a size that may be left out.
+pub(super) mod optional_bytes {
+    use super::*;
+
+    pub(in crate::config) fn serialize<S: serde::Serializer>(
+        size: &Option<ByteSize>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match size {
+            Some(size) => bytes::serialize(size, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<ByteSize>, D::Error> {
+        let written = Option::<Scalar>::deserialize(deserializer)?;
+        let parsed = written.map(|size| parse_bytes(&String::from(size))).transpose();
+        parsed.map_err(D::Error::custom)
     }
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::value::{self, Scalar};
 use super::{LogFormat, Machine};
+use crate::sql::distributed::MIN_SPREAD_BYTES;
 
 /// The smallest byte budget with which one row group of usual size can be decoded.
 pub(super) const MIN_MEMORY_BYTES: u64 = 64 << 20;
@@ -33,6 +34,17 @@ pub(super) struct Written {
     pub(super) admin: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) advertise: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) coordinator: Option<String>,
+    pub(super) meta: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cluster_key: Option<String>,
+    #[serde(default, with = "value::optional_bytes", skip_serializing_if = "Option::is_none")]
+    pub(super) weight: Option<ByteSize>,
+    #[serde(with = "value::duration")]
+    pub(super) member_grace: Duration,
+    #[serde(with = "value::duration")]
+    pub(super) job_history: Duration,
     pub(super) insecure: bool,
     pub(super) local_sockets: bool,
     pub(super) mounts: BTreeMap<String, WrittenMount>,
@@ -62,6 +74,16 @@ pub(super) struct Written {
     #[serde(with = "value::duration")]
     pub(super) stall_timeout: Duration,
     pub(super) decode_threads: usize,
+    #[serde(default, with = "value::optional_bytes", skip_serializing_if = "Option::is_none")]
+    pub(super) sql_memory: Option<ByteSize>,
+    #[serde(default, with = "value::optional_bytes", skip_serializing_if = "Option::is_none")]
+    pub(super) sql_query_memory: Option<ByteSize>,
+    pub(super) sql_queries: usize,
+    pub(super) sql_queue: usize,
+    #[serde(with = "value::duration")]
+    pub(super) sql_timeout: Duration,
+    #[serde(with = "value::bytes")]
+    pub(super) sql_spread_bytes: ByteSize,
     pub(super) store_concurrency: usize,
     #[serde(with = "value::duration")]
     pub(super) store_request_timeout: Duration,
@@ -84,6 +106,12 @@ impl Written {
             flight: "127.0.0.1:8815".to_owned(),
             admin: "127.0.0.1:8816".to_owned(),
             advertise: None,
+            coordinator: None,
+            meta: "embedded".to_owned(),
+            cluster_key: None,
+            weight: None,
+            member_grace: Duration::from_secs(300),
+            job_history: Duration::from_secs(24 * 3600),
             insecure: false,
             local_sockets: true,
             mounts: BTreeMap::new(),
@@ -103,6 +131,12 @@ impl Written {
             max_streams: 4096,
             stall_timeout: Duration::from_secs(300),
             decode_threads: machine.cores,
+            sql_memory: None,
+            sql_query_memory: None,
+            sql_queries: 16,
+            sql_queue: 64,
+            sql_timeout: Duration::from_secs(600),
+            sql_spread_bytes: ByteSize::b(MIN_SPREAD_BYTES),
             store_concurrency: 64,
             store_request_timeout: Duration::from_secs(10),
             store_connect_timeout: Duration::from_secs(3),
@@ -204,6 +238,11 @@ mod tests {
         };
         let written = Written {
             advertise: Some("h:1".to_owned()),
+            coordinator: Some("grpc://h:1".to_owned()),
+            cluster_key: Some("env:KEY".to_owned()),
+            weight: Some(ByteSize::gib(1)),
+            sql_memory: Some(ByteSize::gib(1)),
+            sql_query_memory: Some(ByteSize::gib(1)),
             cache_dirs: Some(Vec::new()),
             ..Written::defaults(&machine)
         };

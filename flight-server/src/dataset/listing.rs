@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::stream::BoxStream;
+use futures::{StreamExt, future, stream};
 use jetbridge_cache::ufs::{ObjectInfo, Ufs};
+use jetbridge_catalog::dataset::{is_hidden, is_parquet};
 use jetbridge_catalog::mount::{Freshness, Mount, MountTable};
 use jetbridge_catalog::namespace::Namespace;
 use jetbridge_catalog::path::NsPath;
@@ -115,17 +117,46 @@ impl Tree {
     /// # Errors
     /// The storage's; `LimitExceeded` past [`MAX_LISTED_FILES`].
     pub async fn files(&self, path: &NsPath) -> Result<Vec<Listed>, ServiceError> {
+        let mut files = Vec::new();
+        let mut listed = self.list(path)?;
+        while let Some(file) = listed.next().await {
+            files.push(file?);
+            if files.len() > MAX_LISTED_FILES {
+                return Err(ServiceError::TooManyFiles {
+                    path: path.clone(),
+                    limit: MAX_LISTED_FILES,
+                });
+            }
+        }
+        Ok(files)
+    }
+
+    /// The same as they are listed; ends after its first error.
+    ///
+    /// # Errors
+    /// NOT_FOUND where no mount covers `path`; a storage that cannot be opened.
+    pub fn list(&self, path: &NsPath) -> Result<BoxStream<'static, Result<Listed, ServiceError>>, ServiceError> {
         let table = self.namespace.table();
-        let sources = self.sources(path)?;
-        let lists: Vec<_> = sources
-            .iter()
-            .map(|(mount, relative)| self.files_of(&table, mount, relative))
-            .collect();
-        let lists: Vec<Vec<Listed>> = stream::iter(lists)
-            .buffered(LISTED_MOUNTS_AT_ONCE)
-            .try_collect()
-            .await?;
-        Ok(lists.into_iter().flatten().collect())
+        let mut lists = Vec::new();
+        for (mount, relative) in self.sources(path)? {
+            lists.push(self.list_mount(&table, &mount, &relative)?);
+        }
+        Ok(stream::iter(lists).flatten_unordered(LISTED_MOUNTS_AT_ONCE).boxed())
+    }
+
+    /// The Parquet files below the folder `path`, hidden ones left out, by path.
+    ///
+    /// # Errors
+    /// As [`Tree::files`].
+    pub async fn data_files(&self, path: &NsPath) -> Result<Vec<NsPath>, ServiceError> {
+        let files = self.files(path).await?.into_iter().map(|file| file.path);
+        let is_data = |file: &NsPath| {
+            file.strip_prefix(path)
+                .is_some_and(|relative| !is_hidden(relative) && is_parquet(relative))
+        };
+        let mut files: Vec<NsPath> = files.filter(is_data).collect();
+        files.sort();
+        Ok(files)
     }
 
     /// What `path` is, or an error if it is nothing.
@@ -188,38 +219,29 @@ impl Tree {
         }
     }
 
-    async fn files_of(
+    fn list_mount(
         &self,
-        table: &MountTable,
+        table: &Arc<MountTable>,
         mount: &Arc<Mount>,
         relative: &str,
-    ) -> Result<Vec<Listed>, ServiceError> {
+    ) -> Result<BoxStream<'static, Result<Listed, ServiceError>>, ServiceError> {
         let ufs = self.stores.get(mount)?;
         let may_be_shadowed = !table.below(&mount.path).is_empty();
-        let mut files = Vec::new();
-        let mut objects = ufs.list(relative);
-        while let Some(info) = objects.next().await {
-            let info = info?;
-            let Ok(path) = mount.path.join(&info.path) else {
-                tracing::debug!(mount = %mount.path, object = %info.path, "this name is no namespace path; left out");
-                continue;
-            };
-            let shadowed = may_be_shadowed && table.resolve(&path).is_none_or(|owner| owner.mount.path != mount.path);
-            if !shadowed {
-                files.push(Listed {
-                    path,
-                    ufs: ufs.clone(),
-                    info,
-                });
-            }
-            if files.len() > MAX_LISTED_FILES {
-                return Err(ServiceError::TooManyFiles {
-                    path: mount.path.clone(),
-                    limit: MAX_LISTED_FILES,
-                });
-            }
-        }
-        Ok(files)
+        let (table, mount) = (Arc::clone(table), Arc::clone(mount));
+        let listed = ufs.list(relative).filter_map(move |info| {
+            let listed = info.map_err(ServiceError::from).map(|info| {
+                let Ok(path) = mount.path.join(&info.path) else {
+                    tracing::debug!(mount = %mount.path, object = %info.path, "this name is no namespace path; left out");
+                    return None;
+                };
+                let shadowed =
+                    may_be_shadowed && table.resolve(&path).is_none_or(|owner| owner.mount.path != mount.path);
+                let ufs = ufs.clone();
+                (!shadowed).then_some(Listed { path, ufs, info })
+            });
+            future::ready(listed.transpose())
+        });
+        Ok(listed.boxed())
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use futures::{StreamExt, stream};
+use futures::stream::BoxStream;
+use futures::{StreamExt, future, stream};
 use jetbridge_cache::Cache;
 use jetbridge_cache::Footer;
 use jetbridge_cache::ReadError;
@@ -14,7 +15,8 @@ use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{Layout, PartitionColumn, is_hidden, is_parquet, layout};
 use jetbridge_catalog::path::NsPath;
 
-use super::{DataFile, Dataset, FileSummary, Listed, Tree, partition_field};
+use super::{DataFile, Dataset, FileSummary, Fingerprint, Listed, Tree, partition_field};
+use crate::cluster::footers::FooterHolders;
 use crate::error::ServiceError;
 
 /// Footers read at once for one dataset; the mount's own limit on requests holds besides.
@@ -33,13 +35,33 @@ pub(super) async fn list(tree: &Tree, path: &NsPath) -> Result<Files, ServiceErr
         return Ok(single(file));
     }
     let mut listed = tree.files(path).await?;
-    listed.retain(|file| relative(path, file).is_some_and(|rel| !is_hidden(rel) && is_parquet(rel)));
+    listed.retain(|file| is_data(path, file));
     if listed.is_empty() {
         return match tree.file(path).await? {
             Some(file) if !looks_like_file => Ok(single(file)),
             _ => Err(ServiceError::NoDataset { path: path.clone() }),
         };
     }
+    laid_out(path, listed)
+}
+
+/// The data files of `path` as they are listed, in no order.
+pub(super) async fn listing(
+    tree: &Tree,
+    path: &NsPath,
+) -> Result<BoxStream<'static, Result<Listed, ServiceError>>, ServiceError> {
+    let looks_like_file = path.name().is_some_and(is_parquet);
+    if looks_like_file && let Some(file) = tree.file(path).await? {
+        return Ok(stream::iter([Ok(file)]).boxed());
+    }
+    let listed = tree.list(path)?;
+    let path = path.clone();
+    let is_meant = move |file: &Result<Listed, ServiceError>| file.as_ref().map_or(true, |file| is_data(&path, file));
+    Ok(listed.filter(move |file| future::ready(is_meant(file))).boxed())
+}
+
+/// The files of one listing in reading order, with what their folders say.
+pub(super) fn laid_out(path: &NsPath, listed: Vec<Listed>) -> Result<Files, ServiceError> {
     let layout = {
         let paths: Vec<&str> = listed.iter().filter_map(|file| relative(path, file)).collect();
         layout(&paths).map_err(|source| ServiceError::Layout {
@@ -50,8 +72,18 @@ pub(super) async fn list(tree: &Tree, path: &NsPath) -> Result<Files, ServiceErr
     Ok(in_order(listed, layout))
 }
 
+/// Whether a file below `path` is one of data.
+fn is_data(path: &NsPath, file: &Listed) -> bool {
+    relative(path, file).is_some_and(|rel| !is_hidden(rel) && is_parquet(rel))
+}
+
 /// Reads the footers of `files` and merges their schemas.
-pub(super) async fn load(cache: &Arc<Cache>, path: &NsPath, files: Files) -> Result<Dataset, ServiceError> {
+pub(super) async fn load(
+    cache: &Arc<Cache>,
+    holders: &FooterHolders,
+    path: &NsPath,
+    files: Files,
+) -> Result<Dataset, ServiceError> {
     let Files { columns, files } = files;
     let mut schemas = HashSet::new();
     let mut loaded = Vec::with_capacity(files.len());
@@ -60,7 +92,10 @@ pub(super) async fn load(cache: &Arc<Cache>, path: &NsPath, files: Files) -> Res
         .map(move |(listed, values)| {
             let cache = Arc::clone(&cache);
             let open = open_file(&listed);
-            let reading = open.clone();
+            let reading = OpenFile {
+                peers: holders.of(&open.key),
+                ..open.clone()
+            };
             let footer = tokio::spawn(async move { cache.footer(&reading).await });
             async move { (listed.path, open, values, footer.await) }
         })
@@ -83,6 +118,7 @@ pub(super) async fn load(cache: &Arc<Cache>, path: &NsPath, files: Files) -> Res
         schema,
         partitions: columns,
         files: loaded,
+        fingerprint: Fingerprint::default(),
     })
 }
 
@@ -97,6 +133,8 @@ pub(crate) fn open_file(listed: &Listed) -> OpenFile {
         ufs: listed.ufs.clone(),
         path: listed.info.path.clone(),
         key,
+        peers: None,
+        errand: None,
     }
 }
 

@@ -9,8 +9,11 @@
 //! A file whose footer cannot be read stays in the snapshot with its error: a request that does not touch it (another
 //! partition, say) is answered, one that does fails and names it.
 
+mod discover;
+mod fingerprint;
 mod listing;
 mod load;
+mod parts;
 mod snapshots;
 
 use std::sync::Arc;
@@ -23,6 +26,7 @@ use jetbridge_cache::page::OpenFile;
 use jetbridge_catalog::dataset::{PartitionColumn, PartitionKind, PartitionValue};
 use jetbridge_catalog::path::NsPath;
 
+pub use fingerprint::Fingerprint;
 pub use listing::{Entry, EntryKind, Listed, Place, Tree};
 pub use snapshots::Datasets;
 
@@ -37,10 +41,12 @@ pub struct Dataset {
     pub partitions: Vec<PartitionColumn>,
     /// The files in reading order: by path, byte order.
     pub files: Vec<DataFile>,
+    /// What this version is called; to be made as [`Fingerprint::default`].
+    pub fingerprint: Fingerprint,
 }
 
 /// One file of a dataset, at one generation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DataFile {
     /// Where the namespace has it.
     pub path: NsPath,

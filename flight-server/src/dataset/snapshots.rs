@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use futures::stream::BoxStream;
 use jetbridge_cache::Cache;
 use jetbridge_catalog::mount::Freshness;
 use jetbridge_catalog::path::NsPath;
@@ -11,7 +12,8 @@ use moka::sync::Cache as Moka;
 use tokio::sync::Mutex;
 
 use super::load::{self, Files};
-use super::{Dataset, Tree};
+use super::{Dataset, Tree, parts};
+use crate::cluster::footers::FooterHolders;
 use crate::contents;
 use crate::error::ServiceError;
 
@@ -30,6 +32,7 @@ const BROKEN_MAX_AGE: Duration = Duration::from_secs(10);
 pub struct Datasets {
     tree: Tree,
     cache: Arc<Cache>,
+    footers: Arc<FooterHolders>,
     slots: Moka<NsPath, Arc<Slot>>,
     /// How often something was refreshed: a snapshot whose loading began before a refresh is not kept.
     refreshes: AtomicU64,
@@ -57,9 +60,9 @@ impl Known {
 }
 
 impl Datasets {
-    /// Datasets of `tree`, their footers read through `cache`.
+    /// Datasets of `tree`, their footers read through `cache`, and from other nodes before storage is asked.
     #[must_use]
-    pub fn new(tree: Tree, cache: Arc<Cache>) -> Self {
+    pub fn new(tree: Tree, cache: Arc<Cache>, footers: FooterHolders) -> Self {
         // A slot weighs what it held when it was last touched by `get`; an empty one weighs one file.
         let slots = Moka::builder()
             .max_capacity(KEPT_FILES)
@@ -68,6 +71,7 @@ impl Datasets {
         Self {
             tree,
             cache,
+            footers: Arc::new(footers),
             slots,
             refreshes: AtomicU64::new(0),
         }
@@ -97,8 +101,8 @@ impl Datasets {
         let dataset = match known.take() {
             Some(known) if is_same(&known.dataset, &files) => known.dataset,
             _ => {
-                let dataset = Arc::new(load::load(&self.cache, path, files).await?);
-                contents::drop_outdated(&self.cache, &self.tree.table(), &dataset).await;
+                let dataset = Arc::new(load::load(&self.cache, &self.footers, path, files).await?);
+                contents::drop_outdated(&self.cache, self.tree.table(), &dataset).await;
                 dataset
             }
         };
@@ -113,6 +117,16 @@ impl Datasets {
             self.slots.invalidate(path);
         }
         Ok(dataset)
+    }
+
+    /// The dataset at `path` in parts, as its files are listed, from the storage as it is now. Nothing of it is kept.
+    pub fn parts(&self, path: &NsPath) -> BoxStream<'static, Result<Dataset, ServiceError>> {
+        parts::parts(
+            self.tree.clone(),
+            Arc::clone(&self.cache),
+            Arc::clone(&self.footers),
+            path,
+        )
     }
 
     /// Forgets what is known of `path`, of what lies below it and above it, so that the next request looks at the storage.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! text --syntax--> SQL tree --types--> typed expression --bind--> RowFilter   (which rows of a batch)
-//!                                                       `-prune-> Vec<bool>   (which row groups and files to read)
+//!                                                       `-prune-> Vec<bool>   (which files, row groups and pages to read)
 //! ```
 //!
 //! # What a filter may say
@@ -29,6 +29,7 @@
 mod bind;
 mod nearest;
 mod prune;
+mod runs;
 mod syntax;
 mod types;
 
@@ -45,11 +46,15 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, ExprSchemable};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::utils::collect_columns;
 use datafusion::prelude::SessionConfig;
 use jetbridge_cache::scan::RowFilter;
 
 pub(crate) use nearest::nearest;
 pub use prune::ColumnStats;
+use prune::NanOrder;
+pub(crate) use runs::{PageSieve, Runs};
 
 /// Longest filter text, in bytes. A longer list of values belongs into a join, not into a predicate.
 pub const MAX_FILTER_BYTES: usize = 64 * 1024;
@@ -106,7 +111,55 @@ pub struct Predicate {
     expr: Arc<Expr>,
     columns: Arc<[String]>,
     schema: SchemaRef,
+    pruning: Pruning,
+}
+
+/// What a condition says about containers. Cheap to clone and to share.
+#[derive(Debug, Clone)]
+pub struct Pruning {
+    columns: Arc<[String]>,
+    /// None where it says nothing.
     pruner: Option<Arc<prune::Pruner>>,
+}
+
+impl Pruning {
+    /// What this boolean expression over columns of `schema` says, where DataFusion evaluates it over floats as they are.
+    #[must_use]
+    pub fn of(condition: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Self {
+        let columns = collect_columns(condition);
+        let mut columns: Vec<String> = columns.into_iter().map(|column| column.name().to_owned()).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        let nans = NanOrder::BySign;
+        let pruner = catch_unwind(AssertUnwindSafe(|| prune::Pruner::new(condition, schema, nans)));
+        Self {
+            columns: columns.into(),
+            pruner: pruner.ok().flatten().map(Arc::new),
+        }
+    }
+
+    /// The columns that it looks at.
+    pub(crate) fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// Whether it keeps every container, whatever is known of it.
+    #[must_use]
+    pub fn says_nothing(&self) -> bool {
+        self.pruner.is_none()
+    }
+
+    /// For each container whether it must be read: `false` only where the condition is true for no row of it.
+    /// What is not known about a container keeps it.
+    pub fn prune(&self, stats: &dyn ColumnStats) -> Vec<bool> {
+        let keep_all = || vec![true; stats.containers()];
+        match &self.pruner {
+            Some(pruner) => {
+                catch_unwind(AssertUnwindSafe(|| pruner.prune(&self.columns, stats))).unwrap_or_else(|_| keep_all())
+            }
+            None => keep_all(),
+        }
+    }
 }
 
 impl Predicate {
@@ -139,16 +192,15 @@ impl Predicate {
         })
     }
 
+    /// What it says about containers.
+    pub fn pruning(&self) -> &Pruning {
+        &self.pruning
+    }
+
     /// For each container whether it must be read: `false` only where no row of it can pass the filter.
     /// What is not known about a container keeps it.
     pub fn prune(&self, stats: &dyn ColumnStats) -> Vec<bool> {
-        let keep_all = || vec![true; stats.containers()];
-        match &self.pruner {
-            Some(pruner) => {
-                catch_unwind(AssertUnwindSafe(|| pruner.prune(&self.columns, stats))).unwrap_or_else(|_| keep_all())
-            }
-            None => keep_all(),
-        }
+        self.pruning.prune(stats)
     }
 
     fn plan(sql: &str, schema: &SchemaRef) -> Result<Self, FilterError> {
@@ -167,13 +219,16 @@ impl Predicate {
         let physical = state
             .create_physical_expr(expr.clone(), &df_schema)
             .map_err(|e| FilterError::from_datafusion(&e))?;
-        let pruner = prune::Pruner::new(&physical, schema).map(Arc::new);
+        let pruning = Pruning {
+            columns: Arc::clone(&columns),
+            pruner: prune::Pruner::new(&physical, schema, NanOrder::Above).map(Arc::new),
+        };
         Ok(Self {
             sql: sql.into(),
             expr: Arc::new(expr),
             columns,
             schema: Arc::clone(schema),
-            pruner,
+            pruning,
         })
     }
 }

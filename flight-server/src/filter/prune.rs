@@ -10,6 +10,8 @@
 //!   number. So the largest value of a float column is taken to be NaN, unless the filter as a whole shuts NaN out: by
 //!   `x < 3`, `x <= 3`, `x = 3`, `x IN (1, 2)` or `NOT isnan(x)` beside the rest. `x > 3` alone drops no container;
 //!   `x > 3 AND x < 9` does.
+//! - **DataFusion itself orders NaN by its sign.** In its own queries a negative NaN is less than every number, so there the
+//!   smallest value is not known either, unless negative NaN is shut out as well. `x < 3` alone drops no container then.
 //!
 //! What fails here (bounds of another length, a cast that overflows) drops nothing.
 
@@ -47,28 +49,47 @@ pub trait ColumnStats {
     fn rows(&self) -> UInt64Array;
 }
 
+/// How whoever evaluates a predicate orders NaN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NanOrder {
+    /// All of them are one value, above every number: floats are brought to this form first.
+    Above,
+    /// By their signs, below or above every number.
+    BySign,
+}
+
 /// A predicate over containers, made once with the filter.
 #[derive(Debug)]
 pub(super) struct Pruner {
     predicate: PruningPredicate,
     schema: SchemaRef,
-    /// Float columns that are NaN in no row that passes.
-    never_nan: HashSet<String>,
+    nans: NanOrder,
+    /// Float columns that are no NaN above all numbers in any row that passes.
+    never_above: HashSet<String>,
+    /// The same of NaN below all numbers.
+    never_below: HashSet<String>,
 }
 
 impl Pruner {
     /// `None` when the filter says nothing about containers.
-    pub(super) fn new(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Option<Self> {
+    pub(super) fn new(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef, nans: NanOrder) -> Option<Self> {
         let predicate = PruningPredicateBuilder::new()
             .with_file_schema(Arc::clone(schema))
             .with_max_in_list_size(MAX_PRUNED_LIST)
-            .try_build(only_sound(expr, schema))
+            .try_build(only_sound(expr, schema, nans))
             .ok()?;
-        let never_nan = split_conjunction(expr).into_iter().filter_map(shuts_out_nan).collect();
+        let never = |end| {
+            let conditions = split_conjunction(expr).into_iter();
+            conditions
+                .filter_map(|condition| shuts_out_nan(condition, end))
+                .collect()
+        };
         (!predicate.always_true()).then(|| Self {
             predicate,
             schema: Arc::clone(schema),
-            never_nan,
+            nans,
+            never_above: never(End::Above),
+            never_below: never(End::Below),
         })
     }
 
@@ -109,10 +130,19 @@ impl Pruner {
 
     fn float_bounds(&self, name: &str, min: &ArrayRef, max: &ArrayRef) -> (ArrayRef, ArrayRef) {
         let (min, max) = (without_nan(min), without_nan(max));
-        if self.never_nan.contains(name) {
-            (min, max)
-        } else {
-            (min, nan_for_known(&max))
+        let (may_be_below, may_be_above) = (!self.never_below.contains(name), !self.never_above.contains(name));
+        let unknown = || new_null_array(min.data_type(), min.len());
+        match self.nans {
+            NanOrder::Above if may_be_above => {
+                let max = nan_for_known(&max);
+                (min, max)
+            }
+            NanOrder::Above => (min, max),
+            // Not NaN in place of the largest: which of them it is counts here.
+            NanOrder::BySign => {
+                let max = if may_be_above { unknown() } else { max };
+                (if may_be_below { unknown() } else { min }, max)
+            }
         }
     }
 }
@@ -207,14 +237,17 @@ fn nan_for_known(values: &ArrayRef) -> ArrayRef {
 
 /// The predicate with every condition that bounds cannot speak for replaced by true. Only below AND and OR: there, more
 /// "may be true" never drops more.
-fn only_sound(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> Arc<dyn PhysicalExpr> {
+fn only_sound(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef, nans: NanOrder) -> Arc<dyn PhysicalExpr> {
     if let Some(binary) = expr.downcast_ref::<BinaryExpr>()
         && matches!(binary.op(), Operator::And | Operator::Or)
     {
-        let (left, right) = (only_sound(binary.left(), schema), only_sound(binary.right(), schema));
+        let (left, right) = (
+            only_sound(binary.left(), schema, nans),
+            only_sound(binary.right(), schema, nans),
+        );
         return Arc::new(BinaryExpr::new(left, *binary.op(), right));
     }
-    if is_sound(expr, schema) {
+    if is_sound(expr, schema) && !(nans == NanOrder::BySign && is_float_list_negated(expr, schema)) {
         return Arc::clone(expr);
     }
     Arc::new(Literal::new(ScalarValue::Boolean(Some(true))))
@@ -250,6 +283,15 @@ fn is_sound(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> bool {
         return is_column(not.arg());
     }
     is_column(expr) || is_literal(expr)
+}
+
+/// Whether it is a NOT IN of floats. DataFusion compares lists bit by bit, so -0.0 passes one that bounds of 0.0 fail.
+fn is_float_list_negated(expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> bool {
+    let list = expr.downcast_ref::<InListExpr>().filter(|list| list.negated());
+    list.is_some_and(|list| {
+        let compared = list.expr().data_type(schema);
+        compared.map_or(true, |compared| value_type(&compared).is_floating())
+    })
 }
 
 fn is_comparison(op: Operator) -> bool {
@@ -304,8 +346,15 @@ fn cast_keeps_order(from: &DataType, to: &DataType) -> bool {
     }
 }
 
-/// The float column that is no NaN wherever this condition is true.
-fn shuts_out_nan(condition: &Arc<dyn PhysicalExpr>) -> Option<String> {
+/// Where NaN stands among the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Above,
+    Below,
+}
+
+/// The float column that is no NaN of this end wherever this condition is true.
+fn shuts_out_nan(condition: &Arc<dyn PhysicalExpr>, end: End) -> Option<String> {
     if let Some(not) = condition.downcast_ref::<NotExpr>() {
         let call = not
             .arg()
@@ -318,12 +367,20 @@ fn shuts_out_nan(condition: &Arc<dyn PhysicalExpr>) -> Option<String> {
         return numbers.then(|| column_name(list.expr())).flatten();
     }
     let binary = condition.downcast_ref::<BinaryExpr>()?;
+    let (left, right) = (binary.left(), binary.right());
+    // The side that `left < right` keeps from this end, by the other one.
+    let (kept, bound) = match end {
+        End::Above => (left, right),
+        End::Below => (right, left),
+    };
     match binary.op() {
-        Operator::Eq | Operator::Lt | Operator::LtEq if is_number(binary.right()) => column_name(binary.left()),
-        Operator::Eq | Operator::Gt | Operator::GtEq if is_number(binary.left()) => column_name(binary.right()),
+        Operator::Eq if is_number(right) => column_name(left),
+        Operator::Eq if is_number(left) => column_name(right),
+        Operator::Lt | Operator::LtEq if is_number(bound) => column_name(kept),
+        Operator::Gt | Operator::GtEq if is_number(kept) => column_name(bound),
         // A chain of equalities on one column: x = 1 OR x = 2.
         Operator::Or => {
-            let (left, right) = (shuts_out_nan(binary.left())?, shuts_out_nan(binary.right())?);
+            let (left, right) = (shuts_out_nan(left, end)?, shuts_out_nan(right, end)?);
             (left == right).then_some(left)
         }
         _ => None,

@@ -16,7 +16,9 @@ where
     T: Send + 'static,
     S: Stream<Item = Result<T, Status>> + Send + Unpin + 'static,
 {
-    stream::once(async move { begin(steps) }).flat_map(|first| stream::unfold(Some(first), taken))
+    stream::once(std::future::ready(steps))
+        .map(begin)
+        .flat_map(|first| stream::unfold(Some(first), taken))
 }
 
 /// A step under way: its item, none at the end, and the stream for the next one.

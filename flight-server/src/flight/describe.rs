@@ -1,10 +1,10 @@
 //! What a flight descriptor asks for.
 //!
-//! PATH `["lake", "trips"]` is the whole of `/lake/trips`; CMD is a JSON scan, or a Flight SQL message (not built yet).
+//! PATH `["lake", "trips"]` is the whole of `/lake/trips`; CMD is a JSON scan, or a Flight SQL message.
 
 use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
-use arrow_flight::sql::Any;
+use arrow_flight::sql::{Any, Command};
 use jetbridge_catalog::path::NsPath;
 use prost::Message;
 
@@ -14,16 +14,43 @@ use crate::request::ScanSpec;
 /// Type URLs of Flight SQL messages begin with this.
 const FLIGHT_SQL_TYPE_PREFIX: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
 
-/// The scan that `descriptor` describes.
+/// What a descriptor asks for.
+#[derive(Debug)]
+pub(super) enum Asked {
+    /// A scan of a dataset.
+    Scan(ScanSpec),
+    /// A Flight SQL message.
+    Sql(Box<Command>),
+}
+
+/// What `descriptor` asks for.
 ///
 /// # Errors
-/// INVALID_ARGUMENT in words for whatever is no descriptor of ours; UNIMPLEMENTED for Flight SQL.
-pub(super) fn scan_spec(descriptor: &FlightDescriptor) -> Result<ScanSpec, ServiceError> {
+/// INVALID_ARGUMENT in words for whatever is no descriptor of ours.
+pub(super) fn asked(descriptor: &FlightDescriptor) -> Result<Asked, ServiceError> {
     match DescriptorType::try_from(descriptor.r#type) {
-        Ok(DescriptorType::Path) => of_path(&descriptor.path),
+        Ok(DescriptorType::Path) => of_path(&descriptor.path).map(Asked::Scan),
         Ok(DescriptorType::Cmd) => of_command(&descriptor.cmd),
         _ => Err(ServiceError::invalid("a flight descriptor needs the type PATH or CMD")),
     }
+}
+
+/// The Flight SQL message that the bytes are; none for what claims to be no such message.
+///
+/// # Errors
+/// INVALID_ARGUMENT for one that claims to be and is not.
+pub(super) fn sql_command(bytes: &[u8]) -> Result<Option<Command>, ServiceError> {
+    let Ok(message) = Any::decode(bytes) else {
+        return Ok(None);
+    };
+    if !message.type_url.starts_with(FLIGHT_SQL_TYPE_PREFIX) {
+        return Ok(None);
+    }
+    let name = message.type_url.trim_start_matches(FLIGHT_SQL_TYPE_PREFIX).to_owned();
+    let command = Command::try_from(message);
+    command
+        .map(Some)
+        .map_err(|error| ServiceError::invalid(format!("{name}: {error}")))
 }
 
 fn of_path(segments: &[String]) -> Result<ScanSpec, ServiceError> {
@@ -42,25 +69,17 @@ fn of_path(segments: &[String]) -> Result<ScanSpec, ServiceError> {
     };
     Ok(ScanSpec {
         path,
-        columns: None,
-        filter: None,
-        limit: None,
-        ordered: false,
+        ..ScanSpec::default()
     })
 }
 
-fn of_command(command: &[u8]) -> Result<ScanSpec, ServiceError> {
+fn of_command(command: &[u8]) -> Result<Asked, ServiceError> {
     if command.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{') {
-        return Ok(ScanSpec::from_json(command)?);
+        return Ok(Asked::Scan(ScanSpec::from_json(command)?));
     }
-    match Any::decode(command) {
-        Ok(message) if message.type_url.starts_with(FLIGHT_SQL_TYPE_PREFIX) => Err(ServiceError::Unimplemented {
-            what: format!(
-                "Flight SQL ({})",
-                message.type_url.trim_start_matches(FLIGHT_SQL_TYPE_PREFIX)
-            ),
-        }),
-        _ => Err(ServiceError::invalid(
+    match sql_command(command)? {
+        Some(command) => Ok(Asked::Sql(Box::new(command))),
+        None => Err(ServiceError::invalid(
             "the descriptor's command is neither a JSON scan such as {\"path\": \"/lake/trips\"} nor a Flight SQL message",
         )),
     }
@@ -68,6 +87,8 @@ fn of_command(command: &[u8]) -> Result<ScanSpec, ServiceError> {
 
 #[cfg(test)]
 mod tests {
+    use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+
     use super::*;
 
     fn path_of(segments: &[&str]) -> Result<String, ServiceError> {
@@ -92,5 +113,25 @@ mod tests {
     fn random_bytes_are_no_command() {
         assert!(of_command(b"").is_err());
         assert!(of_command(&[0xff, 0x00, 0x12]).is_err());
+    }
+
+    #[test]
+    fn flight_sql_messages_are_known_by_their_type() {
+        let query = CommandStatementQuery {
+            query: "select 1".to_owned(),
+            transaction_id: None,
+        };
+        let bytes = query.as_any().encode_to_vec();
+        let Ok(Asked::Sql(command)) = of_command(&bytes) else {
+            panic!("it is one");
+        };
+        assert_eq!(*command, Command::CommandStatementQuery(query));
+        // One that claims to be a message and holds other bytes is not taken for a ticket of ours.
+        let mut broken = Any::decode(bytes.as_slice()).unwrap();
+        broken.value = bytes::Bytes::from_static(&[0xff; 4]);
+        let error = sql_command(&broken.encode_to_vec()).unwrap_err().to_string();
+        assert!(error.starts_with("CommandStatementQuery: "), "{error}");
+        broken.type_url = "type.googleapis.com/google.protobuf.Duration".to_owned();
+        assert_eq!(sql_command(&broken.encode_to_vec()).unwrap(), None);
     }
 }

@@ -165,7 +165,12 @@ impl Encoder {
     fn metadata(&mut self, source: Source) -> Vec<u8> {
         let index = self.next_batch;
         self.next_batch += 1;
-        format!(r#"{{"batch": {index}, "source": "{}"}}"#, source.as_str()).into_bytes()
+        // A client knows three sources: what is in none of this node's tiers comes from the store, or from a peer's tiers.
+        let (source, peer) = match source {
+            Source::Peer => (Source::Store, r#", "peer": true"#),
+            other => (other, ""),
+        };
+        format!(r#"{{"batch": {index}, "source": "{}"{peer}}}"#, source.as_str()).into_bytes()
     }
 }
 

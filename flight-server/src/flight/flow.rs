@@ -12,13 +12,14 @@
 //!
 //! A stream that waits for storage is not stalled: nothing of it is queued.
 //!
-//! Lock order: the one lock here is that of the messages, and what it guards is dropped after it is released.
+//! Lock order: that of the messages and that of a connection's session are never held together; what the first guards is
+//! dropped after it is released.
 //!
 //! Why the watch is a task beside the body: hyper does not poll a body whose client has no room for more.
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -27,9 +28,12 @@ use futures::Stream;
 use futures::task::AtomicWaker;
 use jetbridge_cache::scan::Pause;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
+
+use crate::ticket::SqlOptions;
 
 /// When a stream is cut.
 #[derive(Debug, Clone)]
@@ -48,13 +52,60 @@ pub(super) struct Terms {
 /// a row group that is read again, so it is longer than a step of training takes.
 const PAUSE_AFTER: Duration = Duration::from_secs(10);
 
-/// The DoGet streams of one connection.
+/// What is known of one connection: its DoGet streams, and the session of a client that keeps no cookies.
 #[derive(Debug, Default)]
 pub(crate) struct Connection {
+    session: Mutex<SqlOptions>,
     open: AtomicUsize,
     stalled: AtomicUsize,
-    /// Cancelled once all of them have stalled: nothing but the end of the connection frees what is queued on it.
+    /// Streams that ever began.
+    begun: AtomicUsize,
+    /// Whether somebody waits to see if all that are open have stalled.
+    is_watched: AtomicBool,
+    /// Cancelled once all that are open have stalled and none begins for as long as one may stand still: nothing but the end of the
+    /// connection frees what is queued on it.
     pub(crate) dead: CancellationToken,
+}
+
+impl Connection {
+    fn have_all_stalled(&self) -> bool {
+        let open = self.open.load(Ordering::SeqCst);
+        open > 0 && self.stalled.load(Ordering::SeqCst) >= open
+    }
+
+    /// Ends a connection of which all streams have stalled, unless one begins within `patience`: a client that leaves a stream
+    /// alone may use others, one after the other, and what has just ended may still be on its way to it.
+    fn end_if_it_stands(this: &Arc<Self>, patience: Duration) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !this.have_all_stalled() || this.is_watched.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let connection = Arc::clone(this);
+        runtime.spawn(async move {
+            loop {
+                let before = connection.begun.load(Ordering::SeqCst);
+                tokio::time::sleep(patience).await;
+                if !connection.have_all_stalled() {
+                    break;
+                }
+                if connection.begun.load(Ordering::SeqCst) == before {
+                    connection.dead.cancel();
+                    break;
+                }
+            }
+            connection.is_watched.store(false, Ordering::SeqCst);
+        });
+    }
+
+    /// What its client set for all its statements.
+    pub(super) fn session(&self) -> SqlOptions {
+        self.session.lock().clone()
+    }
+
+    /// Keeps what its client sets.
+    pub(super) fn set_session(&self, options: SqlOptions) {
+        *self.session.lock() = options;
+    }
 }
 
 /// Bytes that are queued for a client.
@@ -182,7 +233,7 @@ impl<S> Shared<S> {
 }
 
 async fn watch<S>(shared: Arc<Shared<S>>, terms: Terms) {
-    let place = Place::take(terms.connection);
+    let place = Place::take(terms.connection, terms.stall_timeout);
     let pause_after = PAUSE_AFTER.min(terms.stall_timeout / 2);
     loop {
         let (now, idle) = (Instant::now(), shared.flow.idle());
@@ -209,12 +260,19 @@ async fn watch<S>(shared: Arc<Shared<S>>, terms: Terms) {
 }
 
 /// A stream's place among those of its connection.
-struct Place(Arc<Connection>);
+struct Place {
+    connection: Arc<Connection>,
+    stall_timeout: Duration,
+}
 
 impl Place {
-    fn take(connection: Arc<Connection>) -> Self {
+    fn take(connection: Arc<Connection>, stall_timeout: Duration) -> Self {
         connection.open.fetch_add(1, Ordering::SeqCst);
-        Self(connection)
+        connection.begun.fetch_add(1, Ordering::SeqCst);
+        Self {
+            connection,
+            stall_timeout,
+        }
     }
 
     /// Counts as stalled until the stream is dropped, which drops this future.
@@ -225,18 +283,18 @@ impl Place {
                 self.0.stalled.fetch_sub(1, Ordering::SeqCst);
             }
         }
-        let stalled = self.0.stalled.fetch_add(1, Ordering::SeqCst) + 1;
-        let _stalled = Stalled(&self.0);
-        if stalled >= self.0.open.load(Ordering::SeqCst) {
-            self.0.dead.cancel();
-        }
+        self.connection.stalled.fetch_add(1, Ordering::SeqCst);
+        let _stalled = Stalled(&self.connection);
+        Connection::end_if_it_stands(&self.connection, self.stall_timeout);
         std::future::pending::<()>().await;
     }
 }
 
 impl Drop for Place {
+    /// Those that are left may all have stalled.
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::SeqCst);
+        self.connection.open.fetch_sub(1, Ordering::SeqCst);
+        Connection::end_if_it_stands(&self.connection, self.stall_timeout);
     }
 }
 
@@ -305,16 +363,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_goes_as_well_when_the_only_stream_ends_that_has_not_stalled() {
+        let terms = terms(20, None);
+        let other = Watched::new(one_number().0, terms.clone());
+        let mut watched = Watched::new(one_number().0, terms.clone());
+        assert!(watched.next().await.unwrap().is_ok());
+        watched.flow().queue(10);
+        assert!(watched.next().await.unwrap().is_err());
+        let dead = &terms.connection.dead;
+        assert!(!dead.is_cancelled(), "another stream of it waits for storage");
+        drop(other);
+        let gone = tokio::time::timeout(Duration::from_secs(60), dead.cancelled()).await;
+        assert!(gone.is_ok(), "what is queued stays for as long as the connection");
+    }
+
+    #[tokio::test]
     async fn whoever_waits_for_storage_or_takes_slowly_is_not_stalled() {
         let (numbers, held) = one_number();
-        let mut watched = Watched::new(numbers, terms(200, None));
+        let mut watched = Watched::new(numbers, terms(3_000, None));
         assert_eq!(watched.next().await.unwrap().unwrap(), 1);
-        watched.flow().queue(20);
-        for _ in 0..20 {
-            tokio::time::sleep(Duration::from_millis(30)).await;
+        watched.flow().queue(10);
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(400)).await;
             watched.flow().leave(1);
         }
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
         assert_eq!(held.strong_count(), 1);
         drop(watched);
         assert_eq!(held.strong_count(), 0);
@@ -323,7 +396,7 @@ mod tests {
     #[tokio::test]
     async fn a_deadline_holds_within_the_stream() {
         let (numbers, held) = one_number();
-        let mut watched = Watched::new(numbers, terms(60_000, Some(50)));
+        let mut watched = Watched::new(numbers, terms(60_000, Some(1_000)));
         assert_eq!(watched.next().await.unwrap().unwrap(), 1);
         let end = watched.next().await.unwrap().unwrap_err();
         assert_eq!((end.code(), held.strong_count()), (tonic::Code::DeadlineExceeded, 0));

@@ -2,7 +2,8 @@
 //!
 //! tonic copies each message into its own buffer, and prost copied the body into the message before; this answers DoGet with an
 //! HTTP body that yields the messages' frames by reference. Every other call goes on to the generated service, and so does a
-//! DoGet that tonic has to answer: one with a compressed request.
+//! DoGet that tonic has to answer: one with a compressed request. Tasks of queries, which nodes send each other, have a door of
+//! their own behind the same port.
 //!
 //! Why a service in front and not a tonic codec: a codec writes into one contiguous buffer, so it can only copy.
 
@@ -29,6 +30,7 @@ use super::buffers::Buffers;
 use super::flow::{self, Connection, Terms, Watched};
 use super::message::Message;
 use super::{FlightDoor, MAX_REQUEST_BYTES};
+use crate::sql::distributed::door::{self, WorkerDoor};
 
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -39,16 +41,17 @@ const GRPC_PREFIX_BYTES: usize = 5;
 /// limits allow it.
 pub type AnswerBody = UnsyncBoxBody<Buffers, Status>;
 
-/// The Flight service with its own way out for DoGet.
+/// The Flight service with its own way out for DoGet, and the door of tasks beside it.
 #[derive(Debug, Clone)]
 pub struct Front {
     door: FlightDoor,
     inner: FlightServiceServer<FlightDoor>,
+    tasks: WorkerDoor,
 }
 
 impl Front {
-    pub(super) fn new(door: FlightDoor, inner: FlightServiceServer<FlightDoor>) -> Self {
-        Self { door, inner }
+    pub(super) fn new(door: FlightDoor, inner: FlightServiceServer<FlightDoor>, tasks: WorkerDoor) -> Self {
+        Self { door, inner, tasks }
     }
 
     /// Answers one request, within the time that the client gives.
@@ -73,6 +76,9 @@ impl Front {
         request: Request<Body>,
         deadline: Option<Instant>,
     ) -> Result<Response<AnswerBody>, Status> {
+        if request.uri().path().starts_with(door::PATH) {
+            return Ok(self.tasks.answer(request).await.map(one_buffer_a_frame));
+        }
         if request.uri().path() != DO_GET || is_compressed(request.headers()) {
             let Ok(response) = self.inner.call(request).await;
             return Ok(response.map(one_buffer_a_frame));

@@ -1,4 +1,4 @@
-//! DoGet: a ticket's rows as a stream of messages.
+//! DoGet: a ticket's rows as a stream of messages, be they a scan's or a query's.
 //!
 //! Two doors lead here: [`front`](super::front), which sends the messages' buffers by reference and takes every call that
 //! comes over the network, and tonic's generated one, which copies them.
@@ -11,17 +11,20 @@
 
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use jetbridge_cache::scan::{Pause, ScanBatch};
+use jetbridge_cache::key::Source;
+use jetbridge_cache::scan::{Charge, Pause, ScanBatch};
 use tonic::Status;
 
 use super::ahead::one_ahead;
 use super::encode::Encoder;
 use super::message::Message;
 use super::wire::{Chosen, Wire};
-use super::{BoxedStream, raw};
+use super::{BoxedStream, raw, sql};
 use crate::error::ServiceError;
 use crate::node::Node;
 use crate::redeem;
@@ -45,6 +48,9 @@ pub(super) async fn stream(
     limit_bytes: usize,
     asked: Wire,
 ) -> Result<Answer, ServiceError> {
+    if let Some(rows) = sql::rows(&node, ticket).await? {
+        return of_query(node, rows, limit_bytes, asked);
+    }
     let redeemed = redeem::redeem(&node, ticket)?;
     let mut chosen = Chosen::as_asked(asked);
     if asked == Wire::Raw {
@@ -59,46 +65,93 @@ pub(super) async fn stream(
             Err(reason) => chosen = Chosen::instead(reason),
         }
     }
-    let compression = chosen.wire.compression();
     let rows = redeemed.rows();
-    let encoder = Encoder::compressing(&rows.schema, limit_bytes, compression).map_err(|error| unsayable(&error))?;
-    let schema = stream::iter([Ok(encoder.schema())]);
-    let messages = match compression {
-        None => schema.chain(plain(rows.batches, encoder)).boxed(),
-        Some(_) => schema.chain(compressed(node, rows.batches, encoder)).boxed(),
-    };
+    let pieces = rows.batches.map_ok(Piece::from).boxed();
     Ok(Answer {
         chosen,
-        messages,
+        messages: messages(node, &rows.schema, pieces, limit_bytes, chosen.wire)?,
         pause: Some(rows.pause),
     })
 }
 
-type Batches = BoxStream<'static, Result<ScanBatch, ServiceError>>;
+/// The messages of a query's rows, which are in no tier and in no file.
+fn of_query(node: Arc<Node>, rows: sql::Rows, limit_bytes: usize, asked: Wire) -> Result<Answer, ServiceError> {
+    let chosen = match asked {
+        Wire::Raw => Chosen::instead("the rows of a query are in no file"),
+        form => Chosen::as_asked(form),
+    };
+    let piece = |batch| Piece {
+        batch,
+        source: Source::Memory,
+        charge: Charge::default(),
+    };
+    let pieces = rows.batches.map_ok(piece).boxed();
+    Ok(Answer {
+        chosen,
+        messages: messages(node, &rows.schema, pieces, limit_bytes, chosen.wire)?,
+        pause: None,
+    })
+}
+
+/// A batch on its way out.
+struct Piece {
+    batch: RecordBatch,
+    source: Source,
+    charge: Charge,
+}
+
+impl From<ScanBatch> for Piece {
+    fn from(scanned: ScanBatch) -> Self {
+        Self {
+            batch: scanned.batch,
+            source: scanned.source,
+            charge: scanned.charge,
+        }
+    }
+}
+
+type Pieces = BoxStream<'static, Result<Piece, ServiceError>>;
+
+/// The schema's message, then those of the pieces.
+fn messages(
+    node: Arc<Node>,
+    schema: &SchemaRef,
+    pieces: Pieces,
+    limit_bytes: usize,
+    wire: Wire,
+) -> Result<BoxedStream<Message>, ServiceError> {
+    let compression = wire.compression();
+    let encoder = Encoder::compressing(schema, limit_bytes, compression).map_err(|error| unsayable(&error))?;
+    let schema = stream::iter([Ok(encoder.schema())]);
+    Ok(match compression {
+        None => schema.chain(plain(pieces, encoder)).boxed(),
+        Some(_) => schema.chain(compressed(node, pieces, encoder)).boxed(),
+    })
+}
 
 /// Batches as they lie in memory.
-fn plain(batches: Batches, mut encoder: Encoder) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
-    let messages = batches.map(move |batch| encode(&mut encoder, &batch?));
+fn plain(pieces: Pieces, mut encoder: Encoder) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
+    let messages = pieces.map(move |piece| encode(&mut encoder, &piece?));
     messages.map_ok(one_by_one).try_flatten()
 }
 
 /// Batches whose buffers are compressed, away from the threads that serve sockets.
 fn compressed(
     node: Arc<Node>,
-    batches: Batches,
+    pieces: Pieces,
     encoder: Encoder,
 ) -> impl Stream<Item = Result<Message, Status>> + Send + 'static {
-    let steps = stream::try_unfold((node, batches, encoder), |parts| async move {
-        let (node, mut batches, mut encoder) = parts;
-        let Some(batch) = batches.try_next().await? else {
+    let steps = stream::try_unfold((node, pieces, encoder), |parts| async move {
+        let (node, mut pieces, mut encoder) = parts;
+        let Some(piece) = pieces.try_next().await? else {
             return Ok(None);
         };
         let work = move || {
-            let messages = encode(&mut encoder, &batch);
+            let messages = encode(&mut encoder, &piece);
             (messages, encoder)
         };
         let (messages, encoder) = node.cache.compute(work).await.map_err(ServiceError::from)?;
-        Ok::<_, Status>(Some((messages?, (node, batches, encoder))))
+        Ok::<_, Status>(Some((messages?, (node, pieces, encoder))))
     });
     one_ahead(Box::pin(steps)).map_ok(one_by_one).try_flatten()
 }
@@ -107,14 +160,14 @@ fn one_by_one(messages: Vec<Message>) -> impl Stream<Item = Result<Message, Stat
     stream::iter(messages.into_iter().map(Ok))
 }
 
-/// The messages of a batch. Each keeps the whole batch's charge until it is sent: pieces of one that was cut share its buffers,
+/// The messages of a piece. Each keeps the whole piece's charge until it is sent: pieces of one that was cut share its buffers,
 /// most of them, and what is compressed is no more than that.
-fn encode(encoder: &mut Encoder, batch: &ScanBatch) -> Result<Vec<Message>, Status> {
-    let encoded = encoder.batch(&batch.batch, batch.source);
+fn encode(encoder: &mut Encoder, piece: &Piece) -> Result<Vec<Message>, Status> {
+    let encoded = encoder.batch(&piece.batch, piece.source);
     let mut messages = encoded.map_err(|error| unsayable(&error))?;
     messages
         .iter_mut()
-        .for_each(|message| message.charge = batch.charge.clone());
+        .for_each(|message| message.charge = piece.charge.clone());
     Ok(messages)
 }
 

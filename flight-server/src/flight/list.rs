@@ -1,15 +1,13 @@
 //! ListFlights: the datasets of the namespace, planned one after another as the client reads.
 //!
-//! What is a dataset is a guess here, since any folder can be read as one: a folder that holds Parquet files directly (or in
-//! `key=value` folders); and where its files share no columns, as when every table is one file, each file by itself.
+//! What is a dataset is a guess ([`crate::dataset::Datasets::candidates`]); and where a candidate's files share no columns, as
+//! when every table is one file, it is each file by itself.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow_flight::{Criteria, FlightDescriptor, FlightInfo};
 use futures::{StreamExt, stream};
 use globset::{GlobBuilder, GlobMatcher};
-use jetbridge_catalog::dataset::{dataset_roots, is_hidden, is_parquet};
 use jetbridge_catalog::path::NsPath;
 use tonic::{Code, Status};
 
@@ -32,11 +30,11 @@ pub(super) async fn flights(
     criteria: &Criteria,
 ) -> Result<BoxedStream<FlightInfo>, ServiceError> {
     let filter = Filter::parse(&criteria.expression)?;
-    let candidates = candidates(&node, &filter).await?;
+    let candidates = node.datasets.candidates(|path| filter.concerns(path)).await;
     let flights = stream::iter(candidates)
         .then(move |candidate| {
-            let (node, offer) = (Arc::clone(&node), offer.clone());
-            async move { infos(&node, &offer, candidate).await }
+            let node = Arc::clone(&node);
+            async move { infos(&node, offer, candidate).await }
         })
         .flat_map(stream::iter)
         .filter(move |(path, _)| std::future::ready(filter.selects(path)))
@@ -44,58 +42,12 @@ pub(super) async fn flights(
     Ok(flights.boxed())
 }
 
-/// Folders that may be datasets and concern the filter, by path.
-async fn candidates(node: &Node, filter: &Filter) -> Result<BTreeSet<NsPath>, ServiceError> {
-    let table = node.namespace.table();
-    // A mount below another is listed with that one.
-    let outermost = table
-        .iter()
-        .filter(|mount| mount.path.parent().is_none_or(|above| table.resolve(&above).is_none()));
-    let mut candidates = BTreeSet::new();
-    for mount in outermost.filter(|mount| filter.concerns(&mount.path)) {
-        match data_files(node, &mount.path).await {
-            Ok(files) => {
-                let relatives: Vec<&str> = files.iter().filter_map(|file| file.strip_prefix(&mount.path)).collect();
-                candidates.extend(
-                    dataset_roots(&relatives)
-                        .iter()
-                        .filter_map(|root| mount.path.join(root).ok())
-                        .filter(|candidate| filter.concerns(candidate)),
-                );
-            }
-            Err(error) => {
-                let error = crate::error::chain(&error);
-                tracing::warn!(mount = %mount.path, error, "this mount cannot be listed; left out of ListFlights");
-            }
-        }
-    }
-    Ok(candidates)
-}
-
-/// The Parquet files below `folder`, hidden ones left out.
-async fn data_files(node: &Node, folder: &NsPath) -> Result<Vec<NsPath>, ServiceError> {
-    let files = node
-        .datasets
-        .tree()
-        .files(folder)
-        .await?
-        .into_iter()
-        .map(|file| file.path);
-    let is_data = |file: &NsPath| {
-        file.strip_prefix(folder)
-            .is_some_and(|rel| !is_hidden(rel) && is_parquet(rel))
-    };
-    let mut files: Vec<NsPath> = files.filter(is_data).collect();
-    files.sort();
-    Ok(files)
-}
-
 /// The flights of one candidate: itself, or its files when they are no table together. What cannot be read is left out, in
 /// the log's words: one bad file must not hide the other datasets.
-async fn infos(node: &Arc<Node>, offer: &Offer, candidate: NsPath) -> Vec<(NsPath, Result<FlightInfo, Status>)> {
+async fn infos(node: &Arc<Node>, offer: Offer, candidate: NsPath) -> Vec<(NsPath, Result<FlightInfo, Status>)> {
     let files = match info_of(node, offer, &candidate).await {
         Ok(info) => return vec![(candidate, Ok(info))],
-        Err(error) if error.code() == Code::FailedPrecondition => data_files(node, &candidate).await,
+        Err(error) if error.code() == Code::FailedPrecondition => node.datasets.tree().data_files(&candidate).await,
         Err(error) => Err(error),
     };
     let mut infos = Vec::new();
@@ -113,13 +65,10 @@ fn left_out<T>(path: &NsPath, error: &ServiceError) -> Vec<T> {
     Vec::new()
 }
 
-async fn info_of(node: &Arc<Node>, offer: &Offer, path: &NsPath) -> Result<FlightInfo, ServiceError> {
+async fn info_of(node: &Arc<Node>, offer: Offer, path: &NsPath) -> Result<FlightInfo, ServiceError> {
     let spec = ScanSpec {
         path: path.to_string(),
-        columns: None,
-        filter: None,
-        limit: None,
-        ordered: false,
+        ..ScanSpec::default()
     };
     let plan = node.plan(&spec).await?;
     let descriptor = FlightDescriptor::new_path(path.segments().map(str::to_owned).collect());

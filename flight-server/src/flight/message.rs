@@ -32,7 +32,8 @@ const GRPC_PREFIX_BYTES: usize = 5;
 const BODY_ALIGNMENT_BYTES: usize = 64;
 
 /// Neighbouring pieces smaller than this are copied together: a vectored write takes sixteen buffers, and one more write
-/// costs more than the copy.
+/// costs more than the copy. Not so for larger ones: a message of a hundred columns of 17 KiB cost the server 9 to 20 % more
+/// CPU a GB where they were merged into blocks of 64, 128 or 256 KiB, though it took a quarter of the writes.
 const MERGE_BELOW_BYTES: usize = 4 << 10;
 
 const HEADER_TAG: u8 = 0x12;

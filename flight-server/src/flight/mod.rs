@@ -7,6 +7,7 @@
 //! | which sockets these three name | [`offer`] |
 //! | DoGet | [`front`], [`get`], [`raw`], [`wire`], [`ahead`], [`encode`], [`message`], [`buffers`], [`flow`] |
 //! | DoAction, ListActions | [`actions`] |
+//! | Flight SQL, in all of these and in DoPut | [`sql`] |
 //!
 //! Why not arrow-flight's `FlightSqlService`: its blanket implementation answers ListFlights, GetSchema and PollFlightInfo
 //! itself, with UNIMPLEMENTED, and decodes every ticket as a Flight SQL message.
@@ -26,7 +27,11 @@ mod list;
 mod message;
 mod observe;
 mod offer;
+mod parse;
+mod poll;
 mod raw;
+mod residency;
+mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
 mod wire;
@@ -50,16 +55,18 @@ use crate::error::ServiceError;
 use crate::node::Node;
 
 pub use buffers::Buffers;
+use describe::Asked;
 #[cfg(test)]
 pub(crate) use encode::schema_bytes;
 pub(crate) use flow::Connection;
 pub use front::{AnswerBody, Front};
 use message::Message;
+use observe::Failure;
 pub(crate) use observe::code_name;
-pub use offer::Places;
 use offer::{Offer, Offered};
+use sql::Caller;
 
-/// Largest request message, in bytes: tickets and JSON scans; DoPut does not exist yet.
+/// Largest request message, in bytes: tickets, JSON scans, statements and the values of their parameters.
 const MAX_REQUEST_BYTES: usize = 16 << 20;
 
 type BoxedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -68,7 +75,6 @@ type BoxedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct FlightDoor {
     node: Arc<Node>,
-    places: Arc<Places>,
     limits: StreamLimits,
     /// One permit for each DoGet stream that may be open.
     streams: Arc<Semaphore>,
@@ -84,12 +90,11 @@ pub struct StreamLimits {
 }
 
 impl FlightDoor {
-    /// The door of `node`, reachable at `places`.
+    /// The door of `node`.
     #[must_use]
-    pub fn new(node: Arc<Node>, places: Places, limits: StreamLimits) -> Self {
+    pub fn new(node: Arc<Node>, limits: StreamLimits) -> Self {
         Self {
             node,
-            places: Arc::new(places),
             streams: Arc::new(Semaphore::new(limits.max_streams)),
             limits,
         }
@@ -102,7 +107,8 @@ impl FlightDoor {
         let inner = FlightServiceServer::new(self.clone())
             .max_decoding_message_size(MAX_REQUEST_BYTES)
             .max_encoding_message_size(usize::MAX);
-        Front::new(self, inner)
+        let tasks = self.node.distribution.door(&self.node);
+        Front::new(self, inner, tasks)
     }
 
     /// The messages that answer a DoGet.
@@ -124,15 +130,70 @@ impl FlightDoor {
         .await
     }
 
-    async fn info(&self, descriptor: FlightDescriptor, offered: Offered) -> Result<FlightInfo, ServiceError> {
+    async fn info(
+        &self,
+        descriptor: FlightDescriptor,
+        caller: &Caller,
+        offered: Offered,
+    ) -> Result<FlightInfo, ServiceError> {
         let offer = offered?;
-        let spec = describe::scan_spec(&descriptor)?;
-        let plan = self.node.plan(&spec).await?;
-        info::flight_info(&self.node, &plan, &spec, &offer)
-            .await
-            .map(|info| info.with_descriptor(descriptor))
+        let info = match describe::asked(&descriptor)? {
+            Asked::Scan(spec) => {
+                let plan = self.node.plan(&spec).await?;
+                info::flight_info(&self.node, &plan, &spec, offer).await?
+            }
+            Asked::Sql(command) => sql::info(&self.node, caller, *command, offer).await?,
+        };
+        Ok(info.with_descriptor(descriptor))
+    }
+
+    async fn schema(&self, descriptor: &FlightDescriptor, caller: &Caller) -> Result<SchemaResult, ServiceError> {
+        let schema = match describe::asked(descriptor)? {
+            Asked::Scan(spec) => {
+                let dataset = self.node.dataset(&spec.path).await?;
+                crate::plan::output_schema(&dataset.schema, &spec)?
+            }
+            Asked::Sql(command) => sql::schema(&self.node, caller, *command).await?,
+        };
+        let answer = SchemaResult::try_from(SchemaAsIpc::new(&schema, &IpcWriteOptions::default()));
+        answer.map_err(|error| ServiceError::Internal {
+            what: error.to_string(),
+        })
+    }
+
+    /// A statement's flight is whole at once: what takes long about it begins with DoGet.
+    async fn poll(
+        &self,
+        descriptor: FlightDescriptor,
+        caller: &Caller,
+        offered: Offered,
+    ) -> Result<PollInfo, ServiceError> {
+        if let Ok(Asked::Sql(_)) = describe::asked(&descriptor) {
+            let info = self.info(descriptor, caller, offered).await?;
+            let poll = PollInfo::new().with_info(info).try_with_progress(1.0);
+            return poll.map_err(|error| ServiceError::Internal {
+                what: error.to_string(),
+            });
+        }
+        poll::poll(&self.node, &descriptor, offered?).await
+    }
+
+    async fn act(&self, action: &Action, caller: &Caller, from_node: Result<(), Status>) -> Acted {
+        if !sql::is_action(&action.r#type) {
+            return Ok(Response::new(actions::run(&self.node, action, from_node).await?));
+        }
+        let told = sql::act(&self.node, caller, action).await?;
+        let parts = told.body.map(|body| Ok(arrow_flight::Result { body }));
+        let mut response = Response::new(stream::iter(parts).boxed() as BoxedStream<arrow_flight::Result>);
+        if let Some(cookie) = told.cookie {
+            response.metadata_mut().insert("set-cookie", cookie);
+        }
+        Ok(response)
     }
 }
+
+/// What an action gives.
+type Acted = Result<Response<BoxedStream<arrow_flight::Result>>, Failure>;
 
 fn too_many(streams: usize) -> Status {
     Status::unavailable(format!(
@@ -172,7 +233,7 @@ impl FlightService for FlightDoor {
     }
 
     async fn list_flights(&self, request: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
-        let offered = Offer::of(&self.places, &request);
+        let offered = Offer::of(&request);
         observe::call("ListFlights", request, |criteria| async move {
             let flights = list::flights(Arc::clone(&self.node), offered?, &criteria).await?;
             Ok(Response::new(flights))
@@ -181,36 +242,25 @@ impl FlightService for FlightDoor {
     }
 
     async fn get_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
-        let offered = Offer::of(&self.places, &request);
+        let (caller, offered) = (Caller::of(&request), Offer::of(&request));
         observe::call("GetFlightInfo", request, |descriptor| async {
-            Ok(Response::new(self.info(descriptor, offered).await?))
+            Ok(Response::new(self.info(descriptor, &caller, offered).await?))
         })
         .await
     }
 
-    /// A scan is planned from footers alone, so the first answer is already the whole one.
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
-        let offered = Offer::of(&self.places, &request);
+        let (caller, offered) = (Caller::of(&request), Offer::of(&request));
         observe::call("PollFlightInfo", request, |descriptor| async {
-            let info = self.info(descriptor, offered).await?;
-            let poll = PollInfo::new().with_info(info).try_with_progress(1.0);
-            Ok(Response::new(poll.map_err(|error| ServiceError::Internal {
-                what: error.to_string(),
-            })?))
+            Ok(Response::new(self.poll(descriptor, &caller, offered).await?))
         })
         .await
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        let caller = Caller::of(&request);
         observe::call("GetSchema", request, |descriptor| async move {
-            let spec = describe::scan_spec(&descriptor)?;
-            let dataset = self.node.dataset(&spec.path).await?;
-            let schema = crate::plan::output_schema(&dataset.schema, &spec)?;
-            let options = IpcWriteOptions::default();
-            let answer = SchemaResult::try_from(SchemaAsIpc::new(&schema, &options));
-            Ok(Response::new(answer.map_err(|error| ServiceError::Internal {
-                what: error.to_string(),
-            })?))
+            Ok(Response::new(self.schema(&descriptor, &caller).await?))
         })
         .await
     }
@@ -221,10 +271,11 @@ impl FlightService for FlightDoor {
         Ok(Response::from_parts(metadata, data, extensions))
     }
 
-    async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
-        Err(Status::unimplemented(
-            "DoPut is not implemented: Jetbridge reads; write to the storage itself",
-        ))
+    async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        observe::call("DoPut", request, |messages| async {
+            Ok(Response::new(sql::put(&self.node, messages).await?))
+        })
+        .await
     }
 
     async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoExchangeStream>, Status> {
@@ -232,11 +283,10 @@ impl FlightService for FlightDoor {
     }
 
     async fn do_action(&self, request: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        let from_node = self.node.cluster.pass.demand(&request);
+        let caller = Caller::of(&request);
         observe::call("DoAction", request, |action| async move {
-            let results = actions::run(&self.node, &action).await?;
-            Ok(Response::new(
-                stream::iter(results.into_iter().map(Ok)).boxed() as Self::DoActionStream
-            ))
+            self.act(&action, &caller, from_node).await
         })
         .await
     }

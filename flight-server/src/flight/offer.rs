@@ -4,32 +4,19 @@
 //! never see them: they would burn a failed connect on each, and some drivers refuse an endpoint with a location whose scheme
 //! they do not know.
 
-use std::sync::Arc;
-
 use tonic::Request;
 use tonic::metadata::MetadataMap;
 
+use crate::cluster::Named;
 use crate::error::ServiceError;
 use crate::listen::Peer;
 
 /// Request header by which a client of this host asks for its sockets: a list of `unix` and `memory`, separated by commas.
 const LOCAL_HEADER: &str = "x-jetbridge-local";
 
-/// Where the node can be reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Places {
-    /// Over the network, `grpc://host:port`; none where the node does not know a name that reaches it.
-    pub network: Option<String>,
-    /// Over the unix socket of Flight, `grpc+unix:///path`; none where there is none.
-    pub unix: Option<String>,
-    /// The socket of shared memory, `unix:///path`; none where there is none.
-    pub memory: Option<String>,
-}
-
 /// What one client is offered.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Offer {
-    places: Arc<Places>,
     asked: Asked,
 }
 
@@ -47,24 +34,24 @@ impl Offer {
     ///
     /// # Errors
     /// INVALID_ARGUMENT that names a word of the header which is neither `unix` nor `memory`.
-    pub(super) fn of<M>(places: &Arc<Places>, request: &Request<M>) -> Offered {
+    pub(super) fn of<M>(request: &Request<M>) -> Offered {
         let asked = asked(request.metadata())?;
         let local = request.extensions().get::<Peer>().is_some_and(Peer::is_this_host);
         Ok(Self {
-            places: Arc::clone(places),
             asked: if local { asked } else { Asked::default() },
         })
     }
 
-    /// The locations, the best first.
-    pub(super) fn locations(&self) -> impl Iterator<Item = &str> {
-        let unix = self.places.unix.iter().filter(|_| self.asked.unix);
-        unix.chain(&self.places.network).map(String::as_str)
+    /// The locations of a node, the best first. The sockets of a node of another host are none of this client's.
+    pub(super) fn locations(self, node: &Named) -> impl Iterator<Item = &str> {
+        let unix = node.places.unix.iter().filter(move |_| self.asked.unix && node.is_here);
+        unix.chain(&node.places.network).map(String::as_str)
     }
 
-    /// The socket of shared memory.
-    pub(super) fn memory(&self) -> Option<&str> {
-        self.places.memory.as_deref().filter(|_| self.asked.memory)
+    /// A node's socket of shared memory.
+    pub(super) fn memory(self, node: &Named) -> Option<&str> {
+        let memory = node.places.memory.as_deref();
+        memory.filter(|_| self.asked.memory && node.is_here)
     }
 }
 
@@ -89,14 +76,25 @@ fn asked(metadata: &MetadataMap) -> Result<Asked, ServiceError> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::cluster::Places;
+
+    fn node(is_here: bool) -> Named {
+        Named {
+            id: "n".to_owned(),
+            places: Arc::new(Places {
+                network: Some("grpc://h:1".to_owned()),
+                unix: Some("grpc+unix:///f".to_owned()),
+                memory: Some("unix:///m".to_owned()),
+                host: "h".to_owned(),
+            }),
+            is_here,
+        }
+    }
 
     fn offer(header: Option<&'static str>, peer: Option<Peer>) -> Offered {
-        let places = Places {
-            network: Some("grpc://h:1".to_owned()),
-            unix: Some("grpc+unix:///f".to_owned()),
-            memory: Some("unix:///m".to_owned()),
-        };
         let mut request = Request::new(());
         if let Some(header) = header {
             request.metadata_mut().insert(LOCAL_HEADER, header.parse().unwrap());
@@ -104,27 +102,37 @@ mod tests {
         if let Some(peer) = peer {
             request.extensions_mut().insert(peer);
         }
-        Offer::of(&Arc::new(places), &request)
+        Offer::of(&request)
     }
 
-    fn shown(offer: &Offer) -> (Vec<&str>, Option<&str>) {
-        (offer.locations().collect(), offer.memory())
+    fn shown(offer: Offer, node: &Named) -> (Vec<&str>, Option<&str>) {
+        (offer.locations(node).collect(), offer.memory(node))
     }
 
     #[test]
     fn only_those_of_this_host_who_ask_are_offered_its_sockets() {
         let (here, elsewhere) = (Peer::Unix, Peer::Network("10.0.0.1:9".parse().unwrap()));
+        let node = node(true);
         let both = offer(Some("memory, unix"), Some(here)).unwrap();
-        assert_eq!(shown(&both), (vec!["grpc+unix:///f", "grpc://h:1"], Some("unix:///m")));
+        assert_eq!(
+            shown(both, &node),
+            (vec!["grpc+unix:///f", "grpc://h:1"], Some("unix:///m"))
+        );
         let unix = offer(Some("unix"), Some(here)).unwrap();
-        assert_eq!(shown(&unix), (vec!["grpc+unix:///f", "grpc://h:1"], None));
+        assert_eq!(shown(unix, &node), (vec!["grpc+unix:///f", "grpc://h:1"], None));
         for (header, peer) in [
             (None, Some(here)),
             (Some("unix,memory"), Some(elsewhere)),
             (Some("unix"), None),
         ] {
-            assert_eq!(shown(&offer(header, peer).unwrap()), (vec!["grpc://h:1"], None));
+            assert_eq!(shown(offer(header, peer).unwrap(), &node), (vec!["grpc://h:1"], None));
         }
+    }
+
+    #[test]
+    fn sockets_of_another_host_are_never_offered() {
+        let both = offer(Some("memory, unix"), Some(Peer::Unix)).unwrap();
+        assert_eq!(shown(both, &node(false)), (vec!["grpc://h:1"], None));
     }
 
     #[test]

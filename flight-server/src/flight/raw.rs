@@ -64,13 +64,16 @@ struct Answer {
 /// # Errors
 /// Footers that cannot be read, files that changed.
 pub(super) async fn offer(redeemed: &Redeemed, limit_bytes: usize) -> Result<Offered, ServiceError> {
-    let Redeemed { node, dataset, request } = redeemed;
+    let Redeemed {
+        node, dataset, request, ..
+    } = redeemed;
     let mut encoder = Encoder::new(&stream_schema(&request.output), limit_bytes).map_err(|error| unsayable(&error))?;
     let most_bytes = u64::try_from(encoder.limit_bytes().saturating_sub(HEADER_BYTES)).unwrap_or(u64::MAX);
     let scan = match node.cache.raw(request, most_bytes).await? {
         Raw::Files(scan) => scan,
         Raw::Unsaid(reason) => return Ok(Err(reason)),
     };
+    redeemed.count_read();
     let schema = encoder.schema();
     let answer = Arc::new(Answer {
         node: Arc::clone(node),

@@ -10,7 +10,7 @@ use arrow_flight::error::FlightError;
 use futures::TryStreamExt;
 
 use super::message::Message;
-use super::{FlightDoor, Places, StreamLimits};
+use super::{FlightDoor, StreamLimits};
 use crate::node::Node;
 
 /// The batches of a ticket.
@@ -19,7 +19,7 @@ pub(crate) async fn do_get(node: &Arc<Node>, ticket: &[u8]) -> Vec<RecordBatch> 
         max_streams: 64,
         stall_timeout: Duration::from_secs(60),
     };
-    let door = FlightDoor::new(Arc::clone(node), Places::default(), limits);
+    let door = FlightDoor::new(Arc::clone(node), limits);
     let request = tonic::Request::new(Ticket::new(ticket.to_vec()));
     let messages = door.messages(request).await.unwrap().into_inner();
     let data = messages.map_ok(Message::into_flight_data).map_err(FlightError::from);

@@ -212,7 +212,9 @@ impl Connection<'_> {
 
     /// Sends schema and batches, and gives the number of batches.
     async fn rows(&self, ticket: &[u8], cancelled: &CancellationToken) -> Result<u64, Failed> {
-        let mut rows = redeem::redeem(&self.door.node, ticket)?.rows();
+        let mut redeemed = redeem::redeem(&self.door.node, ticket)?;
+        redeemed.request.is_mapped = true;
+        let mut rows = redeemed.rows();
         let schema = wire::schema_message(&rows.schema).map_err(|error| ServiceError::Internal {
             what: format!("encoding a schema: {error}"),
         })?;

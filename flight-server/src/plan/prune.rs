@@ -1,8 +1,9 @@
 //! Which files and row groups can hold rows that a filter passes.
 //!
 //! Partition values first, since they cost nothing; then the row groups' statistics of what is left, all files in one
-//! evaluation of the predicate: one call over 10,000 row groups costs a fraction of 10,000 calls over one.
+//! evaluation of the condition: one call over 10,000 row groups costs a fraction of 10,000 calls over one.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, UInt64Array, new_null_array};
@@ -15,28 +16,34 @@ use jetbridge_cache::Footer;
 use super::Kept;
 use crate::dataset::{DataFile, Dataset, partition_array};
 use crate::error::ServiceError;
-use crate::filter::{ColumnStats, Predicate};
+use crate::filter::{ColumnStats, Pruning};
 
 /// Footers fetched at once when the cache has let go of some.
 const FOOTERS_AT_ONCE: usize = 64;
 
-/// The row groups of `dataset` that `predicate` may match, in reading order; files without any are left out.
+/// The row groups of `dataset` that `pruning` keeps, in reading order; files without any are left out, and so are all but
+/// those `among` which is asked.
 pub(super) async fn prune(
     cache: &Arc<Cache>,
     dataset: &Dataset,
-    predicate: Option<&Predicate>,
+    pruning: Option<&Pruning>,
+    among: Option<&BTreeSet<usize>>,
 ) -> Result<Vec<Kept>, ServiceError> {
-    let touched = match predicate {
-        Some(predicate) => by_partition(dataset, predicate),
+    let pruning = pruning.filter(|pruning| !pruning.says_nothing());
+    let mut touched = match pruning {
+        Some(pruning) => by_partition(dataset, pruning),
         None => (0..dataset.files.len()).collect(),
     };
+    if let Some(among) = among {
+        touched.retain(|file| among.contains(file));
+    }
     for &file in &touched {
         if let Err(source) = &dataset.files[file].summary {
             return Err(ServiceError::Read(Arc::clone(source)));
         }
     }
-    let kept = match predicate {
-        Some(predicate) => by_statistics(cache, dataset, predicate, touched).await?,
+    let kept = match pruning {
+        Some(pruning) => by_statistics(cache, dataset, pruning, touched).await?,
         None => touched.into_iter().map(|file| all_of(dataset, file)).collect(),
     };
     Ok(kept.into_iter().filter(|kept| !kept.row_groups.is_empty()).collect())
@@ -53,19 +60,19 @@ fn all_of(dataset: &Dataset, file: usize) -> Kept {
     }
 }
 
-fn by_partition(dataset: &Dataset, predicate: &Predicate) -> Vec<usize> {
+fn by_partition(dataset: &Dataset, pruning: &Pruning) -> Vec<usize> {
     let all = 0..dataset.files.len();
     if dataset.partitions.is_empty() {
         return all.collect();
     }
-    let keep = predicate.prune(&PartitionStats { dataset });
+    let keep = pruning.prune(&PartitionStats { dataset });
     all.zip(keep).filter_map(|(file, keep)| keep.then_some(file)).collect()
 }
 
 async fn by_statistics(
     cache: &Arc<Cache>,
     dataset: &Dataset,
-    predicate: &Predicate,
+    pruning: &Pruning,
     touched: Vec<usize>,
 ) -> Result<Vec<Kept>, ServiceError> {
     let mut footers: Vec<Arc<Footer>> = Vec::with_capacity(touched.len());
@@ -73,7 +80,7 @@ async fn by_statistics(
         footers.extend(try_join_all(some.iter().map(|&file| cache.footer(&dataset.files[file].open))).await?);
     }
     let files: Vec<_> = touched.iter().map(|&file| &dataset.files[file]).zip(&footers).collect();
-    let mut keep = predicate.prune(&FooterStats { dataset, files: &files }).into_iter();
+    let mut keep = pruning.prune(&FooterStats { dataset, files: &files }).into_iter();
     let kept = touched.iter().zip(&footers).map(|(&file, footer)| Kept {
         file,
         row_groups: (0u32..)
@@ -146,12 +153,13 @@ impl ColumnStats for FooterStats<'_> {
     }
 }
 
-fn file_bounds(footer: &Footer, column: &str, as_type: &DataType) -> (ArrayRef, ArrayRef, UInt64Array) {
+/// What a footer says of a column of a dataset, one value a row group.
+pub(crate) fn file_bounds(footer: &Footer, column: &str, as_type: &DataType) -> (ArrayRef, ArrayRef, UInt64Array) {
     if let Some(known) = footer.statistics(column, as_type) {
         return (known.min, known.max, known.null_count);
     }
     let unknown = new_null_array(as_type, footer.row_groups.len());
-    let missing = footer.schema.field_with_name(column).is_err();
+    let missing = footer.position(column).is_none();
     // A column that the file lacks reads as null in every row; one without statistics may hold anything.
     let nulls = footer
         .row_groups

@@ -1,54 +1,75 @@
-//! The keys that seal tickets: where they live, how they rotate, and the envelope around a ticket's content.
+//! The keys that seal tickets: how they rotate, their text form, and the envelope around a sealed content.
 //!
-//! Lock order: `rotating` before `ring`. Sealing and opening take `ring` only, for reading.
+//! Where the text is kept is not known here: the nodes of a cluster share it through the metadata store.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use hmac::{Hmac, KeyInit, Mac};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use sha2::Sha256;
 
-use super::{MAX_TICKET_BYTES, Ticket, TicketError, at_most, wire};
+use super::{MAX_STATEMENT_BYTES, MAX_TICKET_BYTES, Ticket, TicketError, at_most, wire};
 
-/// What every ticket begins with; the fourth byte is the version of the format.
-const MAGIC: &[u8; 4] = b"JBT1";
+const MAGIC_BYTES: usize = 4;
 const KEY_ID_BYTES: usize = 8;
 const SECRET_BYTES: usize = 32;
 const SEAL_BYTES: usize = 32;
 const HASH_BLOCK_BYTES: usize = 64;
-const HEADER_BYTES: usize = MAGIC.len() + KEY_ID_BYTES;
-/// First line of the key file; the number is the version of its format.
-const FILE_TITLE: &str = "jetbridge ticket keys 1";
-/// Longest key file that is read, in bytes.
-const MAX_KEY_FILE_BYTES: u64 = 4096;
+const HEADER_BYTES: usize = MAGIC_BYTES + KEY_ID_BYTES;
+/// How long a new key seals nothing after a node heard of it: other nodes hear of it later, and open what it seals.
+pub const SETTLING: Duration = Duration::from_secs(10);
+/// First line of the text of a ring; the number is the version of its format.
+const TITLE: &str = "jetbridge ticket keys 1";
 /// What is signed to give a key its id.
 const ID_LABEL: &[u8] = b"jetbridge ticket key id";
-/// Only the owner reads and writes the key file.
-const KEY_FILE_MODE: u32 = 0o600;
+
+/// What was sealed. The first bytes tell, and are sealed with the rest: one kind never opens as another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A run of a scan.
+    Scan,
+    /// A query that runs when its ticket is redeemed.
+    Query,
+    /// A prepared statement.
+    Prepared,
+    /// The options of a session.
+    Session,
+}
+
+impl Kind {
+    /// Whether the bytes claim to be of this kind.
+    #[must_use]
+    pub fn is_claimed_by(self, bytes: &[u8]) -> bool {
+        bytes.starts_with(self.magic())
+    }
+
+    /// Most bytes of it, sealed.
+    fn max_bytes(self) -> usize {
+        match self {
+            Self::Scan | Self::Session => MAX_TICKET_BYTES,
+            Self::Query | Self::Prepared => MAX_STATEMENT_BYTES,
+        }
+    }
+
+    /// What the sealed bytes begin with; the fourth byte is the version of the format.
+    fn magic(self) -> &'static [u8; MAGIC_BYTES] {
+        match self {
+            Self::Scan => b"JBT1",
+            Self::Query => b"JBQ1",
+            Self::Prepared => b"JBP1",
+            Self::Session => b"JBS1",
+        }
+    }
+}
 
 /// Why the keys cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The key file cannot be read or written.
-    #[error("the ticket keys in {} cannot be {action}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What failed.
-        action: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The key file is not one, or is damaged.
-    #[error("{} is not a file of ticket keys: {reason}; remove it to have new keys made", path.display())]
+    /// The text is not one of keys, or is damaged.
+    #[error("the ticket keys in the metadata store are damaged: {reason}")]
     Damaged {
-        /// The file.
-        path: PathBuf,
         /// What is wrong with it.
         reason: &'static str,
     },
@@ -57,69 +78,127 @@ pub enum KeyError {
     Random(#[source] getrandom::Error),
 }
 
-/// The current and the previous key of a node. Shared by reference; rotation is seen by all.
-pub struct TicketKeys {
-    /// Where the keys are kept; `None` = in this process only.
-    file: Option<PathBuf>,
-    rotating: Mutex<()>,
-    ring: RwLock<Ring>,
+/// The current and the previous key of a cluster.
+#[derive(Clone)]
+pub struct KeyRing {
+    current: Key,
+    previous: Option<Key>,
 }
 
-impl TicketKeys {
-    /// The keys kept in `file`, which is made with a new key, readable by its owner only, if it is not there.
-    ///
-    /// # Errors
-    /// A file that cannot be read or made, or does not hold keys; a system without random bytes.
-    pub fn open(file: &Path) -> Result<Self, KeyError> {
-        let ring = match read_ring(file)? {
-            Some(ring) => ring,
-            None => {
-                let ring = Ring {
-                    current: Key::random()?,
-                    previous: None,
-                };
-                write_ring(file, &ring)?;
-                ring
-            }
-        };
-        Ok(Self {
-            file: Some(file.to_owned()),
-            rotating: Mutex::new(()),
-            ring: RwLock::new(ring),
-        })
-    }
-
-    /// A new key that is kept nowhere: its tickets end with the process.
+impl KeyRing {
+    /// A new key.
     ///
     /// # Errors
     /// A system without random bytes.
-    pub fn in_memory() -> Result<Self, KeyError> {
-        let ring = Ring {
+    pub fn random() -> Result<Self, KeyError> {
+        Ok(Self {
             current: Key::random()?,
             previous: None,
-        };
-        Ok(Self {
-            file: None,
-            rotating: Mutex::new(()),
-            ring: RwLock::new(ring),
         })
     }
 
-    /// Seals with a new key from now on. Tickets of the key before still open; those of the one before that no longer do.
+    /// A ring with a new current key; the one that was current is the previous one.
     ///
     /// # Errors
-    /// A key file that cannot be written; then nothing has changed.
-    pub fn rotate(&self) -> Result<(), KeyError> {
-        let _one_at_a_time = self.rotating.lock();
-        let ring = Ring {
+    /// A system without random bytes.
+    pub fn rotated(&self) -> Result<Self, KeyError> {
+        Ok(Self {
             current: Key::random()?,
-            previous: Some(self.ring.read().current.clone()),
-        };
-        if let Some(file) = &self.file {
-            write_ring(file, &ring)?;
+            previous: Some(self.current.clone()),
+        })
+    }
+
+    /// Whether a rotation lets go of a key.
+    #[must_use]
+    pub fn has_previous(&self) -> bool {
+        self.previous.is_some()
+    }
+
+    /// The ring as text, secrets included.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut text = format!("{TITLE}\n{}", self.current.line("current"));
+        if let Some(previous) = &self.previous {
+            text.push_str(&previous.line("previous"));
         }
-        *self.ring.write() = ring;
-        Ok(())
+        text
+    }
+
+    /// Reads what [`KeyRing::to_text`] wrote.
+    ///
+    /// # Errors
+    /// [`KeyError::Damaged`].
+    pub fn parse(text: &[u8]) -> Result<Self, KeyError> {
+        let text = std::str::from_utf8(text).map_err(|_| "it is not text");
+        text.and_then(parse_ring).map_err(|reason| KeyError::Damaged { reason })
+    }
+
+    fn find(&self, id: &[u8]) -> Option<Key> {
+        std::iter::once(&self.current)
+            .chain(&self.previous)
+            .find(|key| key.id == id)
+            .cloned()
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    /// Names the keys and shows no secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let previous = self.previous.as_ref().map(|key| hex::encode(key.id));
+        f.debug_struct("KeyRing")
+            .field("current", &hex::encode(self.current.id))
+            .field("previous", &previous)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The ring in use. Shared by reference; a new ring is seen by all.
+#[derive(Debug)]
+pub struct TicketKeys {
+    in_use: RwLock<InUse>,
+}
+
+#[derive(Debug)]
+struct InUse {
+    ring: KeyRing,
+    /// When the current key begins to seal; the previous one does until then.
+    settled: Instant,
+}
+
+impl InUse {
+    fn sealing(&self) -> &Key {
+        let previous = self.ring.previous.as_ref();
+        previous
+            .filter(|_| Instant::now() < self.settled)
+            .unwrap_or(&self.ring.current)
+    }
+}
+
+impl TicketKeys {
+    /// Seals and opens with this ring until it is told another one.
+    #[must_use]
+    pub fn new(ring: KeyRing) -> Self {
+        Self::aged(ring, SETTLING)
+    }
+
+    /// The same of a ring whose current key was made so long ago.
+    #[must_use]
+    pub fn aged(ring: KeyRing, age: Duration) -> Self {
+        Self {
+            in_use: RwLock::new(InUse {
+                ring,
+                settled: Instant::now() + SETTLING.saturating_sub(age),
+            }),
+        }
+    }
+
+    /// Opens with another ring from now on, and seals with its current key once that has [settled](SETTLING).
+    pub fn set(&self, ring: KeyRing) {
+        let mut in_use = self.in_use.write();
+        if in_use.ring.current.id != ring.current.id {
+            in_use.settled = Instant::now() + SETTLING;
+        }
+        in_use.ring = ring;
     }
 
     /// The ticket as the bytes that a client is given.
@@ -128,17 +207,7 @@ impl TicketKeys {
     /// [`TicketError::TooLarge`] for a ticket that would not open again.
     pub fn seal(&self, ticket: &Ticket) -> Result<Bytes, TicketError> {
         ticket.check()?;
-        let key = self.ring.read().current.clone();
-        let body = wire::encode(ticket);
-        let length = HEADER_BYTES + body.len() + SEAL_BYTES;
-        at_most("bytes", length, MAX_TICKET_BYTES)?;
-        let mut bytes = BytesMut::with_capacity(length);
-        bytes.put_slice(MAGIC);
-        bytes.put_slice(&key.id);
-        bytes.put_slice(&body);
-        let seal = key.sign(&bytes);
-        bytes.put_slice(&seal);
-        Ok(bytes.freeze())
+        self.seal_content(Kind::Scan, &wire::encode(ticket))
     }
 
     /// Opens what [`TicketKeys::seal`] gave, for the cluster `audience`, at `now_unix_ms` (milliseconds since 1970 UTC).
@@ -146,44 +215,63 @@ impl TicketKeys {
     /// # Errors
     /// A [`TicketError`] for anything that was not sealed here, was altered, has expired or is another cluster's.
     pub fn open_ticket(&self, bytes: &[u8], audience: &str, now_unix_ms: u64) -> Result<Ticket, TicketError> {
-        let (signed, id, seal) = split(bytes).ok_or(TicketError::NotOurs)?;
-        let key = self.ring.read().find(id).ok_or(TicketError::Forged)?;
-        if !key.verifies(signed, seal) {
-            return Err(TicketError::Forged);
-        }
-        let ticket = wire::decode(&signed[HEADER_BYTES..])?;
+        let ticket = wire::decode(self.open_content(Kind::Scan, bytes)?)?;
         ticket.check()?;
-        if ticket.audience != audience {
-            return Err(TicketError::OtherAudience);
-        }
-        match now_unix_ms.checked_sub(ticket.expires_unix_ms) {
-            Some(late_ms) => Err(TicketError::Expired {
-                seconds_ago: late_ms / 1000,
-            }),
-            None => Ok(ticket),
+        check_validity(&ticket.audience, ticket.expires_unix_ms, audience, now_unix_ms)?;
+        Ok(ticket)
+    }
+
+    /// A content in its envelope.
+    pub(super) fn seal_content(&self, kind: Kind, content: &[u8]) -> Result<Bytes, TicketError> {
+        let key = self.in_use.read().sealing().clone();
+        let length = HEADER_BYTES + content.len() + SEAL_BYTES;
+        at_most("bytes", length, kind.max_bytes())?;
+        let mut bytes = BytesMut::with_capacity(length);
+        bytes.put_slice(kind.magic());
+        bytes.put_slice(&key.id);
+        bytes.put_slice(content);
+        let seal = key.sign(&bytes);
+        bytes.put_slice(&seal);
+        Ok(bytes.freeze())
+    }
+
+    /// The content of an envelope whose seal is good.
+    pub(super) fn open_content<'a>(&self, kind: Kind, bytes: &'a [u8]) -> Result<&'a [u8], TicketError> {
+        let (signed, id, seal) = split(kind, bytes).ok_or(TicketError::NotOurs)?;
+        let key = self.in_use.read().ring.find(id).ok_or(TicketError::Forged)?;
+        if key.verifies(signed, seal) {
+            Ok(&signed[HEADER_BYTES..])
+        } else {
+            Err(TicketError::Forged)
         }
     }
 }
 
-impl fmt::Debug for TicketKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ring = self.ring.read();
-        let previous = ring.previous.as_ref().map(|key| hex::encode(key.id));
-        f.debug_struct("TicketKeys")
-            .field("file", &self.file)
-            .field("current", &hex::encode(ring.current.id))
-            .field("previous", &previous)
-            .finish_non_exhaustive()
+/// Refuses what was sealed for another cluster, or is too old.
+pub(super) fn check_validity(
+    found: &str,
+    expires_unix_ms: u64,
+    audience: &str,
+    now_unix_ms: u64,
+) -> Result<(), TicketError> {
+    if found != audience {
+        return Err(TicketError::OtherAudience);
+    }
+    match now_unix_ms.checked_sub(expires_unix_ms) {
+        Some(late_ms) => Err(TicketError::Expired {
+            seconds_ago: late_ms / 1000,
+        }),
+        None => Ok(()),
     }
 }
 
 /// Signed bytes, key id, seal; `None` for what is no ticket by its length or its first bytes.
-fn split(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    if bytes.len() > MAX_TICKET_BYTES || !bytes.starts_with(MAGIC) {
+fn split(kind: Kind, bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    if bytes.len() > kind.max_bytes() || !kind.is_claimed_by(bytes) {
         return None;
     }
     let (signed, seal) = bytes.split_at_checked(bytes.len().checked_sub(SEAL_BYTES)?)?;
-    let id = signed.get(MAGIC.len()..HEADER_BYTES)?;
+    let id = signed.get(MAGIC_BYTES..HEADER_BYTES)?;
     Some((signed, id, seal))
 }
 
@@ -200,7 +288,7 @@ impl Key {
         Ok(Self::from_secret(secret))
     }
 
-    /// The id follows from the secret, so a damaged key file shows.
+    /// The id follows from the secret, so damage shows.
     fn from_secret(secret: [u8; SECRET_BYTES]) -> Self {
         let mut key = Self {
             id: [0; KEY_ID_BYTES],
@@ -232,51 +320,9 @@ impl Key {
     }
 }
 
-struct Ring {
-    current: Key,
-    previous: Option<Key>,
-}
-
-impl Ring {
-    fn find(&self, id: &[u8]) -> Option<Key> {
-        std::iter::once(&self.current)
-            .chain(&self.previous)
-            .find(|key| key.id == id)
-            .cloned()
-    }
-}
-
-fn read_ring(file: &Path) -> Result<Option<Ring>, KeyError> {
-    let failed = |source| KeyError::File {
-        path: file.to_owned(),
-        action: "read",
-        source,
-    };
-    let damaged = |reason| KeyError::Damaged {
-        path: file.to_owned(),
-        reason,
-    };
-    let metadata = match fs::metadata(file) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    if metadata.len() > MAX_KEY_FILE_BYTES {
-        return Err(damaged("it is too long"));
-    }
-    let text = fs::read(file).map_err(failed)?;
-    let text = String::from_utf8(text).map_err(|_| damaged("it is not text"))?;
-    let ring = parse_ring(&text).map_err(damaged)?;
-    if metadata.permissions().mode() & 0o077 != 0 {
-        fs::set_permissions(file, fs::Permissions::from_mode(KEY_FILE_MODE)).map_err(failed)?;
-        tracing::warn!(file = %file.display(), "the ticket keys were open to other users of this machine; they no longer are");
-    }
-    Ok(Some(ring))
-}
-
-fn parse_ring(text: &str) -> Result<Ring, &'static str> {
+fn parse_ring(text: &str) -> Result<KeyRing, &'static str> {
     let mut lines = text.lines();
-    if lines.next() != Some(FILE_TITLE) {
+    if lines.next() != Some(TITLE) {
         return Err("the first line is not its title");
     }
     let current = lines
@@ -286,7 +332,7 @@ fn parse_ring(text: &str) -> Result<Ring, &'static str> {
     let previous = lines.next().map(|line| parse_key(line, "previous")).transpose()?;
     match lines.next() {
         Some(_) => Err("there are more than two keys"),
-        None => Ok(Ring { current, previous }),
+        None => Ok(KeyRing { current, previous }),
     }
 }
 
@@ -303,41 +349,5 @@ fn parse_key(line: &str, role: &str) -> Result<Key, &'static str> {
         Ok(key)
     } else {
         Err("a key does not fit its id")
-    }
-}
-
-/// Writes beside the file, then renames, so that a crash leaves the old keys or the new ones.
-fn write_ring(file: &Path, ring: &Ring) -> Result<(), KeyError> {
-    let failed = |source| KeyError::File {
-        path: file.to_owned(),
-        action: "written",
-        source,
-    };
-    let mut text = format!("{FILE_TITLE}\n{}", ring.current.line("current"));
-    if let Some(previous) = &ring.previous {
-        text.push_str(&previous.line("previous"));
-    }
-    let new = file.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(KEY_FILE_MODE)
-        .open(&new)
-        .map_err(failed)?;
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.sync_all())
-        .map_err(failed)?;
-    fs::rename(&new, file).map_err(failed)?;
-    sync_folder(file).map_err(failed)
-}
-
-fn sync_folder(file: &Path) -> io::Result<()> {
-    match file.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => fs::File::open(folder)?.sync_all(),
-        _ => Ok(()),
     }
 }

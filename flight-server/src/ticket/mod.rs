@@ -7,8 +7,11 @@
 //! read, the filter, the limit, and until when. So the reader lists nothing, plans nothing, and never mixes two versions.
 //! The bytes are described in `TICKET.md` beside this crate's manifest.
 //!
+//! The same keys seal what the SQL door hands out: queries, prepared statements and sessions ([`Statement`], [`Session`]).
+//!
 //! # States
-//! A key is current, then previous (tickets signed with it still open), then gone. [`TicketKeys::rotate`] moves each one on.
+//! A key is current, then previous (tickets signed with it still open), then gone. [`KeyRing::rotated`] moves each one on.
+//! For some seconds a current key opens and does not seal yet ([`SETTLING`]), since nodes do not hear of it at once.
 //!
 //! # Why this, why not that
 //! A sealed ticket and not a handle into a table of plans: any node serves any ticket, and a restart loses none.
@@ -16,21 +19,28 @@
 //! The seal is checked before the content is decoded, so that the decoder only ever sees what a node of ours wrote.
 
 mod keys;
+mod statement;
 mod wire;
 
 use bytes::Bytes;
 
-pub use keys::{KeyError, TicketKeys};
+pub use keys::{KeyError, KeyRing, Kind, SETTLING, TicketKeys};
+pub use statement::{Session, SqlOptions, Statement, StatementId};
 pub use wire::{schema_fingerprint, schema_from_ipc, schema_to_ipc};
 
 /// Longest ticket, in bytes. gRPC servers take requests of up to 4 MiB; tickets of a plan share one such answer.
 pub const MAX_TICKET_BYTES: usize = 1024 * 1024;
+/// Longest ticket of a query and longest handle of a prepared statement, in bytes: a statement of the greatest length and its
+/// parameters.
+pub const MAX_STATEMENT_BYTES: usize = 2 * 1024 * 1024;
 /// Most files in one ticket.
 pub const MAX_TICKET_FILES: usize = 16 * 1024;
 /// Most partition columns of a dataset.
 pub const MAX_TICKET_PARTITIONS: usize = 256;
 /// Most row groups in one ticket, over all its files.
 pub const MAX_TICKET_ROW_GROUPS: usize = 256 * 1024;
+/// Most nodes that one ticket names.
+pub const MAX_TICKET_HOLDERS: usize = 8;
 
 /// What one endpoint reads.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,6 +71,13 @@ pub struct Ticket {
     pub partitions: Vec<TicketPartition>,
     /// The files to read, in reading order.
     pub files: Vec<TicketFile>,
+    /// The epoch of the placement that it was planned with. A hint: tickets of every epoch are served.
+    pub epoch: u64,
+    /// The ids of the nodes that may hold these row groups, the likeliest first: owner, replicas, owners under earlier
+    /// epochs. A hint: who reads the ticket asks them before storage. At most [`MAX_TICKET_HOLDERS`].
+    pub holders: Vec<String>,
+    /// The numbers of the splits that it reads, by which reads are counted. A hint.
+    pub splits: Vec<u64>,
 }
 
 /// A partition column.
@@ -101,7 +118,7 @@ pub struct TicketFile {
     pub size: u64,
     /// Its generation, as the cache's text form.
     pub generation: String,
-    /// The row groups to read, ascending.
+    /// The row groups to read, in this order.
     pub row_groups: Vec<u32>,
     /// The values of [`Ticket::partitions`], in their order.
     pub values: Vec<TicketValue>,
@@ -150,6 +167,7 @@ impl Ticket {
         at_most("files", self.files.len(), MAX_TICKET_FILES)?;
         at_most("partition columns", self.partitions.len(), MAX_TICKET_PARTITIONS)?;
         at_most("row groups", row_groups, MAX_TICKET_ROW_GROUPS)?;
+        at_most("holders", self.holders.len(), MAX_TICKET_HOLDERS)?;
         let values_fit = self.files.iter().all(|file| file.values.len() == self.partitions.len());
         if values_fit {
             Ok(())

@@ -1,7 +1,6 @@
-//! Tickets: round trips, every way to alter one, keys and their file.
+//! Tickets: round trips, every way to alter one, keys and their text.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use proptest::prelude::*;
@@ -12,7 +11,7 @@ const NOW_MS: u64 = 1_700_000_000_000;
 const CLUSTER: &str = "test-cluster";
 
 fn keys() -> TicketKeys {
-    TicketKeys::in_memory().unwrap()
+    TicketKeys::new(KeyRing::random().unwrap())
 }
 
 fn schema() -> Schema {
@@ -70,6 +69,9 @@ fn ticket() -> Ticket {
                 ..TicketFile::default()
             },
         ],
+        epoch: 7,
+        holders: vec!["a".to_owned(), "b".to_owned()],
+        splits: vec![0, u64::MAX],
     }
 }
 
@@ -222,56 +224,56 @@ fn a_sealed_content_of_a_later_version_is_unreadable_and_not_forged() {
 
 #[test]
 fn a_rotated_key_opens_its_tickets_once_more() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("ticket.keys");
-    let keys = TicketKeys::open(&file).unwrap();
+    let ring = KeyRing::random().unwrap();
+    let keys = TicketKeys::new(ring.clone());
     let first = keys.seal(&ticket()).unwrap();
-    keys.rotate().unwrap();
-    let second = keys.seal(&ticket()).unwrap();
+    let ring = ring.rotated().unwrap();
+    keys.set(ring.clone());
+    let second = TicketKeys::new(ring.clone()).seal(&ticket()).unwrap();
     assert_ne!(first[4..12], second[4..12]);
-    for keys in [&keys, &TicketKeys::open(&file).unwrap()] {
+    let read_back = |ring: &KeyRing| TicketKeys::new(KeyRing::parse(ring.to_text().as_bytes()).unwrap());
+    for keys in [&keys, &read_back(&ring)] {
         assert!(open(keys, &first).is_ok());
         assert!(open(keys, &second).is_ok());
     }
-    keys.rotate().unwrap();
-    for keys in [&keys, &TicketKeys::open(&file).unwrap()] {
+    let ring = ring.rotated().unwrap();
+    keys.set(ring.clone());
+    for keys in [&keys, &read_back(&ring)] {
         assert_eq!(open(keys, &first), Err(TicketError::Forged));
         assert!(open(keys, &second).is_ok());
     }
 }
 
 #[test]
-fn the_key_file_is_for_its_owner_only() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("ticket.keys");
-    let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
-    let keys = TicketKeys::open(&file).unwrap();
-    assert_eq!(mode(), 0o600);
-    keys.rotate().unwrap();
-    assert_eq!(mode(), 0o600);
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    TicketKeys::open(&file).unwrap();
-    assert_eq!(mode(), 0o600);
-    assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
-        1,
-        "nothing is left beside the key file"
-    );
+fn a_new_key_opens_at_once_and_seals_when_others_know_it_too() {
+    let ring = KeyRing::random().unwrap();
+    let late = TicketKeys::new(ring.clone());
+    let early = TicketKeys::new(ring.clone());
+    let rotated = ring.rotated().unwrap();
+    early.set(rotated.clone());
+    // A watch that begins anew tells the same ring again.
+    early.set(rotated.clone());
+    let told = TicketKeys::aged(rotated.clone(), Duration::ZERO);
+    for sealed in [&early, &told].map(|keys| keys.seal(&ticket()).unwrap()) {
+        assert!(
+            open(&late, &sealed).is_ok(),
+            "a node that has not heard of the key refuses it"
+        );
+    }
+    let settled = TicketKeys::aged(rotated, SETTLING).seal(&ticket()).unwrap();
+    assert_eq!(open(&late, &settled), Err(TicketError::Forged));
+    assert!(open(&early, &settled).is_ok());
 }
 
 #[test]
-fn a_damaged_key_file_is_refused_and_not_replaced() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("ticket.keys");
-    TicketKeys::open(&file).unwrap();
-    let good = fs::read_to_string(&file).unwrap();
+fn damaged_keys_are_refused() {
+    let good = KeyRing::random().unwrap().to_text();
     let digit = good.len() - 2;
     let flipped = format!(
         "{}{}\n",
         &good[..digit],
         if good.as_bytes()[digit] == b'0' { '1' } else { '0' }
     );
-    let long = format!("{good}{}", "x".repeat(5000));
     let extra = format!(
         "{good}{}{}",
         good.lines().nth(1).unwrap().replace("current", "previous"),
@@ -283,48 +285,30 @@ fn a_damaged_key_file_is_refused_and_not_replaced() {
         "jetbridge ticket keys 2\n",
         &good[..good.len() / 2],
         &flipped,
-        &long,
         &extra,
         &good.replace("current", "previous"),
     ] {
-        fs::write(&file, bad).unwrap();
-        let error = TicketKeys::open(&file).unwrap_err();
+        let error = KeyRing::parse(bad.as_bytes()).unwrap_err();
         assert!(matches!(error, KeyError::Damaged { .. }), "{bad:?}: {error}");
-        assert_eq!(fs::read_to_string(&file).unwrap(), bad);
     }
-    fs::write(&file, b"\xff\xfe").unwrap();
-    assert!(matches!(TicketKeys::open(&file), Err(KeyError::Damaged { .. })));
-    fs::write(&file, &good).unwrap();
-    TicketKeys::open(&file).unwrap();
-}
-
-#[test]
-fn keys_that_cannot_be_kept_are_an_error() {
-    let folder = tempfile::tempdir().unwrap();
-    let nowhere = folder.path().join("missing").join("ticket.keys");
-    assert!(matches!(
-        TicketKeys::open(&nowhere),
-        Err(KeyError::File { action: "written", .. })
-    ));
-    assert!(matches!(
-        TicketKeys::open(folder.path()),
-        Err(KeyError::File { .. } | KeyError::Damaged { .. })
-    ));
+    assert!(KeyRing::parse(b"\xff\xfe").is_err());
+    assert!(KeyRing::parse(good.as_bytes()).is_ok());
 }
 
 #[test]
 fn secrets_are_not_printed() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("ticket.keys");
-    let keys = TicketKeys::open(&file).unwrap();
-    keys.rotate().unwrap();
-    let shown = format!("{keys:?}");
-    let text = fs::read_to_string(&file).unwrap();
-    for line in text.lines().skip(1) {
-        let words: Vec<_> = line.split(' ').collect();
-        assert!(shown.contains(words[1]), "the id is shown");
-        assert!(!shown.contains(words[2]), "the key is not");
-    }
+    let ring = KeyRing::random().unwrap();
+    let secret = ring
+        .to_text()
+        .lines()
+        .nth(1)
+        .unwrap()
+        .split(' ')
+        .nth(2)
+        .unwrap()
+        .to_owned();
+    assert_eq!(secret.len(), 64);
+    assert!(!format!("{ring:?} {:?}", TicketKeys::new(ring.clone())).contains(&secret));
 }
 
 #[test]
@@ -383,6 +367,14 @@ fn what_would_not_open_is_not_sealed() {
             what: "partition columns",
             ..
         })
+    ));
+    let holders = Ticket {
+        holders: vec![String::new(); MAX_TICKET_HOLDERS + 1],
+        ..bare.clone()
+    };
+    assert!(matches!(
+        keys.seal(&holders),
+        Err(TicketError::TooLarge { what: "holders", .. })
     ));
     assert_eq!(
         open(&keys, &vec![b'J'; MAX_TICKET_BYTES + 1]),

@@ -77,6 +77,12 @@ struct Body {
     partitions: Vec<Partition>,
     #[prost(message, repeated, tag = "13")]
     files: Vec<File>,
+    #[prost(uint64, tag = "14")]
+    epoch: u64,
+    #[prost(string, repeated, tag = "15")]
+    holders: Vec<String>,
+    #[prost(fixed64, repeated, tag = "16")]
+    splits: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -138,6 +144,9 @@ impl From<&Ticket> for Body {
             output: ticket.output.clone(),
             partitions: ticket.partitions.iter().map(Partition::from).collect(),
             files: ticket.files.iter().map(File::from).collect(),
+            epoch: ticket.epoch,
+            holders: ticket.holders.clone(),
+            splits: ticket.splits.clone(),
         }
     }
 }
@@ -164,6 +173,9 @@ impl TryFrom<Body> for Ticket {
                 .map(TicketPartition::try_from)
                 .collect::<Result<_, _>>()?,
             files: body.files.into_iter().map(TicketFile::from).collect(),
+            epoch: body.epoch,
+            holders: body.holders,
+            splits: body.splits,
         })
     }
 }

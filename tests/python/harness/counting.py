@@ -1,7 +1,8 @@
 """An S3 server over one folder that remembers each GET, and can be slow, silent, refusing or cut short.
 
 It shows a folder as a bucket, unsigned, by path style: listings, HEAD, GET with ranges, strong ETags, If-Match. Mount
-its `uri` with its `options`. What a file holds is read when it is asked for, so a file may change under it.
+its `uri` with its `options`. What a file holds is read when it is asked for, so a file may change under it. Listings
+come in one page unless `list_slowly` says otherwise, bodies as fast as they are taken unless `pace` does.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 import urllib.parse
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,11 @@ from types import TracebackType
 from xml.sax.saxutils import escape
 
 BUCKET = "counted"
-WAIT_TIMEOUT_S = 30.0
+WAIT_TIMEOUT_S = 60.0
+# Bodies go out in parts of this size, so that what was sent is known when a client goes away.
+PART_BYTES = 64 << 10
+# A paced body waits this long between its parts.
+PACE_TICK_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,19 @@ class Get:
 
 
 @dataclass
+class Listing:
+    """One page of a listing: when it was asked for and answered, and how many names it had."""
+
+    began_s: float
+    ended_s: float | None = None
+    names: int = 0
+
+
+# What happens to a GET that no `fail_next` is meant for.
+Weather = Callable[[Get], Fault]
+
+
+@dataclass
 class _State:
     """What the handlers share."""
 
@@ -58,10 +76,15 @@ class _State:
     lock: threading.Condition = field(default_factory=threading.Condition)
     gets: list[Get] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    lists: list[Listing] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
+    weather: Weather | None = None
     open: bool = True
     stopped: bool = False
     delay_s: float = 0.0
+    pace_bytes_per_s: float | None = None
+    list_page: int | None = None
+    list_delay_s: float = 0.0
 
     def wait(self, *, until_stopped: bool = False) -> None:
         """Until the gate is open, or the server stops."""
@@ -109,6 +132,17 @@ class CountingStore:
             return list(self._state.others)
 
     @property
+    def lists(self) -> list[Listing]:
+        """The pages of listings so far."""
+        with self._state.lock:
+            return list(self._state.lists)
+
+    @property
+    def in_flight(self) -> list[Get]:
+        """The GETs that are being answered, or wait to be."""
+        return [get for get in self.gets if get.ended_s is None]
+
+    @property
     def asked_bytes(self) -> int:
         """Bytes that all GETs so far asked for."""
         return sum(get.length_bytes for get in self.gets)
@@ -116,11 +150,23 @@ class CountingStore:
     def forget(self) -> None:
         """Begins to count anew."""
         with self._state.lock:
-            self._state.gets, self._state.others = [], []
+            self._state.gets, self._state.others, self._state.lists = [], [], []
 
     def delay(self, seconds: float) -> None:
         """Holds each answer to a GET back for so long."""
         self._state.delay_s = seconds
+
+    def pace(self, bytes_per_s: float | None) -> None:
+        """Sends each body at this rate, or as fast as it is taken."""
+        self._state.pace_bytes_per_s = bytes_per_s
+
+    def list_slowly(self, names_a_page: int, delay_s: float) -> None:
+        """Lists so many names at a time, and takes so long for each page."""
+        self._state.list_page, self._state.list_delay_s = names_a_page, delay_s
+
+    def weather(self, of: Weather | None) -> None:
+        """Decides over each GET that comes from now on; none for fair weather."""
+        self._state.weather = of
 
     def fail_next(self, *faults: Fault) -> None:
         """Does this to the next GETs, one each."""
@@ -134,9 +180,10 @@ class CountingStore:
             return len(self._state.faults)
 
     def heal(self) -> None:
-        """Forgets the faults that have met no GET yet."""
+        """Forgets the faults that have met no GET yet, and the weather."""
         with self._state.lock:
             self._state.faults.clear()
+            self._state.weather = None
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:
@@ -217,13 +264,23 @@ class _Handler(BaseHTTPRequestHandler):
         url = urllib.parse.urlsplit(self.path)
         if url.path.rstrip("/") == f"/{BUCKET}":
             self._remember(f"LIST {url.query}")
-            self._answer(200, _listing(self.state.folder, dict(urllib.parse.parse_qsl(url.query))))
+            self._list(dict(urllib.parse.parse_qsl(url.query)))
             return
         path = self._object()
         if not path.is_file():
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
             return
         self._get(path)
+
+    def _list(self, query: dict[str, str]) -> None:
+        listing = Listing(time.monotonic())
+        with self.state.lock:
+            self.state.lists.append(listing)
+        if self.state.list_delay_s:
+            time.sleep(self.state.list_delay_s)
+        listing.names, body = _listing(self.state.folder, query, self.state.list_page)
+        listing.ended_s = time.monotonic()
+        self._answer(200, body)
 
     def _get(self, path: Path) -> None:
         size = path.stat().st_size
@@ -250,14 +307,33 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(206, path, len(body), f"bytes {get.start}-{get.end - 1}/{path.stat().st_size}")
         if fault.cut_bytes >= 0:
             body, self.close_connection = body[: fault.cut_bytes], True
-        self.wfile.write(body)
-        get.sent_bytes = len(body)
+        for part in self._parts(body):
+            # Counted before it goes: whoever has it may look at once.
+            get.sent_bytes += len(part)
+            try:
+                self.wfile.write(part)
+            except OSError:
+                get.sent_bytes -= len(part)
+                raise
+
+    def _parts(self, body: bytes) -> Iterator[bytes]:
+        """A body in parts, each when its time has come."""
+        at, began_s = 0, time.monotonic()
+        while at < len(body):
+            rate = self.state.pace_bytes_per_s
+            length = PART_BYTES if rate is None else max(1, int(rate * PACE_TICK_S))
+            if rate is not None:
+                time.sleep(max(0.0, began_s + (at + length) / rate - time.monotonic()))
+            yield body[at : at + length]
+            at += length
 
     def _take(self, get: Get) -> Fault:
         with self.state.lock:
             self.state.gets.append(get)
             self.state.lock.notify_all()
-            return self.state.faults.pop(0) if self.state.faults else Fault()
+            if self.state.faults:
+                return self.state.faults.pop(0)
+            return self.state.weather(get) if self.state.weather else Fault()
 
     def _remember(self, what: str) -> None:
         with self.state.lock:
@@ -295,21 +371,28 @@ def _etag(path: Path) -> str:
     return f'"{about.st_mtime_ns:x}-{about.st_size:x}"'
 
 
-def _listing(folder: Path, query: dict[str, str]) -> bytes:
-    """ListObjectsV2 of the whole folder, in one page."""
-    prefix, delimiter = query.get("prefix", ""), "delimiter" in query
-    contents, folders = [], set()
+def _listing(folder: Path, query: dict[str, str], page: int | None) -> tuple[int, bytes]:
+    """ListObjectsV2: how many names a page has, and the page; all names in one where `page` is none."""
+    prefix, delimiter, after = query.get("prefix", ""), "delimiter" in query, query.get("continuation-token", "")
+    names: dict[str, str] = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         key = path.relative_to(folder).as_posix()
+        below, slash, _ = key.removeprefix(prefix).partition("/")
         if not key.startswith(prefix):
             continue
-        below, slash, _ = key[len(prefix) :].partition("/")
         if delimiter and slash:
-            folders.add(f"{prefix}{below}/")
+            common = f"{prefix}{below}/"
+            names[common] = f"<CommonPrefixes><Prefix>{escape(common)}</Prefix></CommonPrefixes>"
         else:
-            contents.append(_entry(key, path))
-    common = [f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in sorted(folders)]
-    return f"<ListBucketResult>{''.join([*contents, *common])}</ListBucketResult>".encode()
+            names[key] = _entry(key, path)
+    left = [name for name in sorted(names) if name > after]
+    shown = left[:page]
+    # Objects before folders: not every client takes them mixed.
+    entries = [names[name] for name in sorted(shown, key=lambda name: (name.endswith("/"), name))]
+    if len(shown) < len(left):
+        token = escape(shown[-1])
+        entries.append(f"<IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>")
+    return len(shown), f"<ListBucketResult>{''.join(entries)}</ListBucketResult>".encode()
 
 
 def _entry(key: str, path: Path) -> str:

@@ -1,9 +1,10 @@
-"""DoGet by hand: the frames of HTTP/2 over a plain socket, for clients that no library is."""
+"""Calls by hand: the frames of HTTP/2 over a plain socket, for clients that no library is."""
 
 from __future__ import annotations
 
 import socket
 import struct
+import urllib.parse
 from collections.abc import Mapping
 
 import h2.config
@@ -11,10 +12,19 @@ import h2.connection
 import h2.events
 import h2.settings
 
-DO_GET = "/arrow.flight.protocol.FlightService/DoGet"
-TIMEOUT_S = 20.0
+SERVICE = "/arrow.flight.protocol.FlightService"
+DO_GET = f"{SERVICE}/DoGet"
+TIMEOUT_S = 60.0
 RECEIVE_BYTES = 1 << 18
 LARGEST_WINDOW = 2**31 - 1
+
+
+class RefusedError(Exception):
+    """A call that was answered with another status than 0."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"{status}: {words}")
+        self.status, self.words = status, words
 
 
 class RawClient:
@@ -38,12 +48,32 @@ class RawClient:
 
     def do_get(self, ticket: bytes) -> int:
         """Asks; the stream's number."""
+        return self.ask(DO_GET, ticket_message(ticket))
+
+    def ask(self, path: str, message: bytes) -> int:
+        """Begins a call with one gRPC message; the stream's number."""
         stream = self._protocol.get_next_available_stream_id()
-        self._protocol.send_headers(stream, request_headers(self._authority))
-        self._protocol.send_data(stream, ticket_message(ticket), end_stream=True)
+        self._protocol.send_headers(stream, request_headers(self._authority, path=path))
+        self._protocol.send_data(stream, message, end_stream=True)
         self.data[stream] = bytearray()
         self.flush()
         return stream
+
+    def call(self, method: str, message: bytes) -> bytes:
+        """A call of one message each way; fails with the server's words where it is refused."""
+        stream = self.ask(f"{SERVICE}/{method}", framed(message))
+        taken = 0
+        while stream not in self.trailers:
+            self.receive()
+            # What came may come again: otherwise the connection's window is used up some day.
+            if more := len(self.data[stream]) - taken:
+                self.allow_connection(more)
+                taken += more
+        trailers = self.trailers[stream]
+        if trailers.get("grpc-status") != "0":
+            raise RefusedError(int(trailers["grpc-status"]), urllib.parse.unquote(trailers.get("grpc-message", "")))
+        (answer,) = messages(self.data[stream])
+        return answer
 
     def allow(self, stream: int, more_bytes: int) -> None:
         """Lets the server send so many bytes more on a stream."""
@@ -97,9 +127,11 @@ def request_bytes(uri: str, ticket: bytes) -> bytes:
     return protocol.data_to_send()
 
 
-def request_headers(authority: str, extra: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+def request_headers(
+    authority: str, extra: Mapping[str, str] | None = None, path: str = DO_GET
+) -> list[tuple[str, str]]:
     """What gRPC wants."""
-    pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", DO_GET)]
+    pseudo = [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", path)]
     return [*pseudo, ("content-type", "application/grpc"), ("te", "trailers"), *(extra or {}).items()]
 
 
@@ -108,8 +140,12 @@ def ticket_message(ticket: bytes) -> bytes:
     length, rest = b"", len(ticket)
     while rest >= 0x80:
         length, rest = length + bytes([rest & 0x7F | 0x80]), rest >> 7
-    encoded = b"\x0a" + length + bytes([rest]) + ticket
-    return struct.pack(">BI", 0, len(encoded)) + encoded
+    return framed(b"\x0a" + length + bytes([rest]) + ticket)
+
+
+def framed(message: bytes) -> bytes:
+    """A Protobuf message as gRPC sends it."""
+    return struct.pack(">BI", 0, len(message)) + message
 
 
 def messages(data: bytes | bytearray) -> list[bytes]:

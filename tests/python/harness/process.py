@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S = 60.0
 LOG_TAIL_BYTES = 6_000
 
 

@@ -51,10 +51,37 @@ def length_delimited_fields(message: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def length_delimited(number: int, value: bytes) -> bytes:
-    """One byte field of a protobuf message; the value is under 16 KiB."""
-    size = len(value)
-    prefix = bytes([size]) if size < 128 else bytes([size & 0x7F | 0x80, size >> 7])
-    return bytes([number << 3 | 2]) + prefix + value
+    """One byte field, text or nested message of a protobuf message."""
+    return _to_varint(number << 3 | 2) + _to_varint(len(value)) + value
+
+
+def number(field: int, value: int) -> bytes:
+    """One varint field of a protobuf message; a negative one takes ten bytes, as protobuf has it."""
+    return _to_varint(field << 3) + _to_varint(value % 2**64)
+
+
+def numbers(message: bytes) -> dict[int, int]:
+    """The varint fields of a protobuf message."""
+    found, at = {}, 0
+    while at < len(message):
+        key, at = _varint(message, at)
+        if key & 7 == 0:
+            found[key >> 3], at = _varint(message, at)
+        elif key & 7 == 2:
+            size, at = _varint(message, at)
+            at += size
+        else:
+            at += 8 if key & 7 == 1 else 4
+    return found
+
+
+def _to_varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ import pyarrow.flight as flight
 
 from harness.process import STOP_TIMEOUT_S, Daemon, clean_environment
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 READY = r"jetbridge ready flight=(\S+) admin=(\S+)"
 CLI_TIMEOUT_S = 120.0
 

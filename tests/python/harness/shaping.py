@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import fcntl
 import os
+import signal
 import socket
 import sys
 import threading
@@ -22,7 +23,7 @@ from pathlib import Path
 from harness.process import Daemon, clean_environment
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 60.0
 READY = r"shaping ready port=(\d+)"
 # What is passed on at once: at 90 MB/s about 3 ms, long against the error of a sleep.
 PIECE_BYTES = 256 << 10
@@ -44,9 +45,22 @@ class Shaper:
             self.daemon.kill()
             raise
 
+    @classmethod
+    def near(cls, server_port: int, log_path: Path) -> Shaper:
+        """One that adds nothing to the way, for what is only to be cut."""
+        return cls(server_port, log_path, first_byte_s=0.0, bytes_per_s=float("inf"))
+
     @property
     def endpoint(self) -> str:
         return f"http://{HOST}:{self.port}"
+
+    def cut(self) -> None:
+        """Passes nothing on, as a network that loses all packets: what is sent waits, and nobody is told."""
+        os.kill(self.daemon.pid, signal.SIGSTOP)
+
+    def heal(self) -> None:
+        """Passes on again, and first what has waited, as TCP does."""
+        os.kill(self.daemon.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """Ends it, and with it the connections."""

@@ -16,7 +16,7 @@ from harness.ports import free_pairs
 from harness.process import Daemon, clean_environment
 
 START_TRIES = 3
-START_TIMEOUT_S = 40.0
+START_TIMEOUT_S = 60.0
 POLL_INTERVAL_S = 0.1
 ACCESS_KEY = "jetbridge-test"
 SECRET_KEY = "canary-secret-of-the-tests"
@@ -24,11 +24,12 @@ REGION = "us-east-1"
 
 
 class Weed:
-    """One `weed server` with S3, and how to reach it."""
+    """One `weed server` with S3, and how to reach it. What it stores goes with it, unless it has a folder for that."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path | None = None) -> None:
         # A short path: the server puts unix sockets below it.
         self.folder = Path(tempfile.mkdtemp(prefix="jbw-", dir="/tmp"))
+        self._data = data
         self._config = self.folder / "s3.json"
         self._config.write_text(json.dumps(_identities()))
         for tries_left in reversed(range(START_TRIES)):
@@ -91,8 +92,8 @@ class Weed:
     def _start(self) -> None:
         self._ports = free_pairs(4)
         self.port, filer, master, volume = self._ports
-        data = self.folder / f"data-{self.port}"
-        data.mkdir()
+        data = self._data or self.folder / f"data-{self.port}"
+        data.mkdir(parents=True, exist_ok=True)
         self.daemon = Daemon(
             [
                 *(weed_binary(), "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),

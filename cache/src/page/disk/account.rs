@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::key::FileId;
-use crate::policy::ScopedPolicy;
+use crate::policy::{Decision, Offer, ScopedPolicy};
 use crate::retention::Quota;
 
 /// For how long a disk that was full is taken to be full.
@@ -57,22 +57,33 @@ impl Account {
     }
 
     /// Asks to keep so many bytes more of an extent: whether to, and what has to go.
-    pub(super) fn admit(
-        &mut self,
-        extent: Extent,
-        bytes: u64,
-        quota: Option<Quota>,
-        now: Instant,
-    ) -> (bool, Vec<Extent>) {
+    pub(super) fn offer(&mut self, extent: Extent, bytes: u64, offer: Offer, now: Instant) -> Decision<Extent> {
         if self.full.is_some_and(|full| now >= full.until) {
             self.full = None;
         }
         // The room may be another than at the last time, and what was evicted may have been put back by a part that was
         // dropped meanwhile.
         let mut victims = self.enforce();
-        let decision = self.policy.admit(extent, bytes, quota);
+        let decision = self.policy.offer(extent, bytes, offer);
         victims.extend(decision.evicted);
-        (decision.admitted, victims)
+        Decision {
+            evicted: victims,
+            ..decision
+        }
+    }
+
+    /// Protects an extent anew, as if it was demanded now.
+    pub(super) fn protect(&mut self, extent: Extent, by: u64) {
+        self.policy.protect(extent, Some(by));
+    }
+
+    /// Says anew which extents are pinned; those of files of which nothing is said stay as they are.
+    pub(super) fn set_pins(&mut self, is_pinned: impl Fn(FileId) -> Option<bool>) {
+        self.policy.set_pins(|extent| is_pinned(extent.file));
+    }
+
+    pub(super) fn pinned_bytes(&self) -> u64 {
+        self.policy.pinned_bytes()
     }
 
     pub(super) fn touch(&mut self, extent: Extent) {
@@ -109,7 +120,7 @@ impl Account {
         self.enforce()
     }
 
-    /// What this leaves room for is seen at the next [`Account::admit`].
+    /// What this leaves room for is seen at the next [`Account::offer`].
     pub(super) fn release_tables(&mut self, bytes: u64) {
         self.table_bytes = self.table_bytes.saturating_sub(bytes);
     }

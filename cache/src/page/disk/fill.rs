@@ -18,6 +18,8 @@ use super::presence::extent_of;
 use super::table::{Header, SLOT_BYTES, Slot, slot_offset};
 use crate::counters::{self, Tier};
 use crate::key::{FileKey, to_u64, to_usize};
+use crate::policy::Offer;
+use crate::unkept::Unkept;
 
 /// A file may be dropped while its pages are on the way; so often they are put in another try.
 const MAX_TRIES: usize = 4;
@@ -26,6 +28,8 @@ const MAX_TRIES: usize = 4;
 struct Run<'a> {
     pages: Range<u64>,
     bytes: &'a [u8],
+    /// Whose demand they are; by merit where none.
+    by: Option<u64>,
 }
 
 impl Run<'_> {
@@ -37,24 +41,32 @@ impl Run<'_> {
     }
 }
 
+/// What the policy said of some pages.
+#[derive(Default)]
+struct Decided {
+    wanted: Vec<u64>,
+    victims: Vec<Extent>,
+    refused: Option<Unkept>,
+}
+
 impl DiskPages {
-    /// See [`DiskPages::put`].
-    pub(super) fn fill_pages(&self, key: &FileKey, first: u64, bytes: &Bytes) {
+    /// See [`DiskPages::put_by`].
+    pub(super) fn fill_pages(&self, key: &FileKey, first: u64, bytes: &Bytes, by: Option<u64>) -> Result<(), Unkept> {
         for _ in 0..MAX_TRIES {
-            let Some((file, _operation)) = self.file_for(key) else {
-                return;
-            };
+            let (file, _operation) = self.file_for(key).ok_or(Unkept::Disk)?;
             let run = Run {
                 pages: first..file.shape.whole_until(first, to_u64(bytes.len())),
                 bytes,
+                by,
             };
             let mut deferred = Vec::new();
             let done = self.fill(&file, &run, &mut deferred);
             self.evict(file.folder, deferred);
-            if done {
-                return;
+            if let Some(done) = done {
+                return done;
             }
         }
+        Err(Unkept::Dropped)
     }
 
     /// The file, held or new, and leave to write in its folder.
@@ -91,21 +103,26 @@ impl DiskPages {
         self.folders.iter().enumerate().filter_map(candidate).collect()
     }
 
-    /// Keeps what is wanted of a run; `false` when the file was dropped before that.
-    fn fill(&self, file: &CachedFile, run: &Run<'_>, deferred: &mut Vec<Extent>) -> bool {
+    /// Keeps what is wanted of a run, and says why not all of it; none when the file was dropped before that.
+    fn fill(&self, file: &CachedFile, run: &Run<'_>, deferred: &mut Vec<Extent>) -> Option<Result<(), Unkept>> {
         let mut writer = file.writer.lock();
         if file.is_dead() {
-            return false;
+            return None;
         }
-        let absent: Vec<_> = {
+        let (held, absent): (Vec<_>, Vec<_>) = {
             let presence = file.presence.read();
-            run.pages.clone().filter(|page| !presence.contains(*page)).collect()
+            run.pages.clone().partition(|page| presence.contains(*page))
         };
-        let wanted = self.make_room(file, &mut writer, &absent, deferred);
+        if let Some(by) = run.by {
+            self.protect_extents(file, &extents_of(&held), by);
+        }
+        let offer = self.offer_of(file, run.by);
+        let (wanted, mut refused) = self.make_room(file, &mut writer, (&absent, offer), deferred);
         if !wanted.is_empty() {
             match self.write(file, &mut writer, run, &wanted) {
                 Ok(()) => self.note(file.folder, Event::Good),
                 Err(error) => {
+                    refused = Some(Unkept::Disk);
                     self.settle(file, &extents_of(&wanted));
                     self.failed(file.folder, "write pages", &error);
                     // Somebody removed its files; another put makes them anew.
@@ -116,19 +133,34 @@ impl DiskPages {
             }
         }
         self.drop_if_empty(file, &mut writer);
-        true
+        Some(refused.map_or(Ok(()), Err))
+    }
+
+    /// How pages of a file are offered to the policy.
+    fn offer_of(&self, file: &CachedFile, by: Option<u64>) -> Offer {
+        let terms = file.header.uri.as_ref().map(|uri| self.retentions.of(uri));
+        let terms = terms.unwrap_or_default();
+        Offer {
+            quota: terms.quota.and_then(|quota| self.share_of(file.folder).of(quota)),
+            demanded_by: by,
+            pinned: terms.pinned_raw,
+        }
     }
 
     /// Asks the policy about the pages, and drops what has to go for them. What is of another file that is being
-    /// written in this moment is left for later. The pages to write.
+    /// written in this moment is left for later. The pages to write, and why others are not wanted.
     fn make_room(
         &self,
         file: &CachedFile,
         writer: &mut Writer,
-        absent: &[u64],
+        offered: (&[u64], Offer),
         deferred: &mut Vec<Extent>,
-    ) -> Vec<u64> {
-        let (mut wanted, mut victims) = self.admit(file, absent);
+    ) -> (Vec<u64>, Option<Unkept>) {
+        let Decided {
+            mut wanted,
+            mut victims,
+            refused,
+        } = self.decide(file, offered);
         loop {
             counters::evictions(Tier::Page, "capacity", victims.len());
             for victim in victims {
@@ -142,34 +174,44 @@ impl DiskPages {
             // Dropping pages of this file may have given back parts of its table that the others need.
             let tables = writer.charge(&wanted);
             if tables == 0 {
-                return wanted;
+                return (wanted, refused);
             }
             let Some(mut account) = self.account_of(file) else {
-                return Vec::new();
+                return (Vec::new(), Some(Unkept::Dropped));
             };
             victims = account.charge_tables(tables);
         }
     }
 
-    /// The pages that are admitted, and what is evicted for them.
-    fn admit(&self, file: &CachedFile, absent: &[u64]) -> (Vec<u64>, Vec<Extent>) {
+    /// What the policy says of the pages.
+    fn decide(&self, file: &CachedFile, (absent, offer): (&[u64], Offer)) -> Decided {
         let now = self.now();
-        let quota = file.header.uri.as_ref().and_then(|uri| self.retentions.of(uri).quota);
-        let quota = quota.and_then(|quota| self.share_of(file.folder).of(quota));
-        let (mut wanted, mut victims) = (Vec::new(), Vec::new());
+        let mut decided = Decided::default();
         let Some(mut account) = self.account_of(file) else {
-            return (wanted, victims);
+            decided.refused = Some(Unkept::Dropped);
+            return decided;
         };
         for pages in absent.chunk_by(|a, b| extent_of(*a) == extent_of(*b)) {
             let bytes = pages.iter().map(|page| file.shape.allocated(*page)).sum();
             let extent = file.extent(extent_of(pages[0]));
-            let (admitted, evicted) = account.admit(extent, bytes, quota, now);
-            victims.extend(evicted);
-            if admitted {
-                wanted.extend(pages);
+            let decision = account.offer(extent, bytes, offer, now);
+            if decision.admitted() {
+                decided.wanted.extend(pages);
             }
+            decided.refused = decided.refused.or(decision.refused);
+            decided.victims.extend(decision.evicted);
         }
-        (wanted, victims)
+        decided
+    }
+
+    /// Protects extents of a file anew, as if they were demanded now.
+    pub(super) fn protect_extents(&self, file: &CachedFile, extents: &[u64], by: u64) {
+        let Some(mut account) = self.account_of(file) else {
+            return;
+        };
+        for extent in extents {
+            account.protect(file.extent(*extent), by);
+        }
     }
 
     fn write(&self, file: &CachedFile, writer: &mut Writer, run: &Run<'_>, wanted: &[u64]) -> io::Result<()> {

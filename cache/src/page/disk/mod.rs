@@ -59,14 +59,16 @@ use parking_lot::{MutexGuard, RwLock};
 
 use self::account::Account;
 pub use self::error::DiskError;
-use self::file::CachedFile;
+use self::file::{CachedFile, extents_of};
 use self::folder::Folder;
 use self::fs::{FileSystem, LocalFs};
 use self::handles::Handles;
 pub use self::health::FolderHealth;
+use self::table::SLOT_BYTES;
 use crate::counters::{self, Tier};
 use crate::key::{FileId, FileKey, PageIndex};
 use crate::retention::{Quota, Retentions};
+use crate::unkept::Unkept;
 
 /// So many file versions are kept open, two files each.
 const MAX_OPEN_FILES: usize = 1024;
@@ -193,10 +195,86 @@ impl DiskPages {
             .is_some_and(|file| file.presence.read().contains(page.0))
     }
 
+    /// How many pages of a range are held, by what is in memory.
+    #[must_use]
+    pub fn held_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64 {
+        self.lookup(file)
+            .map_or(0, |file| file.presence.read().count(&(pages.start.0..pages.end.0)))
+    }
+
     /// Offers the bytes of a file version from a page on. Whole pages of it are kept (the last page of a file ends where
     /// the file does), as the policy decides; pages that are held are not written again. Blocks.
     pub fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes) {
-        self.fill_pages(file, first.0, run);
+        // Why something is not kept matters to those alone who demand it.
+        let _ = self.put_by(file, first, run, None);
+    }
+
+    /// The same, as a demand of `by` where one is given: whatever the policy thinks of strangers. Pages that are held are
+    /// protected anew. Blocks.
+    ///
+    /// # Errors
+    /// Why something of it is not kept.
+    pub fn put_by(&self, file: &FileKey, first: PageIndex, run: &Bytes, by: Option<u64>) -> Result<(), Unkept> {
+        self.fill_pages(file, first.0, run, by)
+    }
+
+    /// Protects those of these pages (in ascending order) that are held, and what is evicted with them.
+    pub fn protect(&self, file: FileId, pages: &[PageIndex], by: u64) {
+        if let Some(file) = self.lookup(file) {
+            let held: Vec<u64> = {
+                let presence = file.presence.read();
+                let numbers = pages.iter().map(|page| page.0);
+                numbers.filter(|page| presence.contains(*page)).collect()
+            };
+            self.protect_extents(&file, &extents_of(&held), by);
+        }
+    }
+
+    /// Reads those of these pages (in ascending order) back that are held, as [`DiskPages::get`], touching none; and how
+    /// many did not check or could not be read, which are dropped. Blocks.
+    #[must_use]
+    pub fn check(&self, file: FileId, pages: &[PageIndex]) -> (Vec<(PageIndex, Bytes)>, u64) {
+        self.check_pages(file, pages)
+    }
+
+    /// Says anew which pages are pinned, of files whose URI is not too long to be kept.
+    pub fn set_pins(&self) {
+        for number in 0..self.folders.len() {
+            self.set_pins_of(number);
+        }
+    }
+
+    /// Says anew which pages of a folder are pinned.
+    fn set_pins_of(&self, number: usize) {
+        // Found out before the account is locked: no lock is held with it.
+        let files: Vec<_> = self.index.read().values().cloned().collect();
+        // What comes meanwhile is pinned as it comes.
+        let pinned = files.iter().map(|file| {
+            let uri = file.header.uri.as_ref();
+            let is_pinned = uri.is_some_and(|uri| self.retentions.of(uri).pinned_raw);
+            (file.id(), is_pinned)
+        });
+        let pinned: HashMap<FileId, bool> = pinned.collect();
+        if let Some(folder) = self.folders.get(number) {
+            folder.account.lock().set_pins(|file| pinned.get(&file).copied());
+        }
+    }
+
+    /// How many of the held bytes are pinned.
+    #[must_use]
+    pub fn pinned_bytes(&self) -> u64 {
+        let pinned = self.folders.iter().map(|folder| folder.account.lock().pinned_bytes());
+        pinned.sum()
+    }
+
+    /// Bytes of files that there is room for in folders that are not out, without what tables take.
+    #[must_use]
+    pub fn capacity_bytes(&self) -> u64 {
+        let used = self.folders.iter().filter(|folder| folder.state() != FolderHealth::Out);
+        let capacity: u64 = used.map(|folder| folder.account.lock().capacity_bytes()).sum();
+        // Each page has a slot.
+        let share = u128::from(capacity) * u128::from(self.page_size) / u128::from(self.page_size + SLOT_BYTES);
+        u64::try_from(share).unwrap_or(u64::MAX)
     }
 
     /// Drops a file version, and returns how many bytes of the file were held. Blocks.

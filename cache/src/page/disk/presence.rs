@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::ops::{BitOr, Range};
 
+use crate::key::to_u64;
+
 /// Pages of an extent: the unit of eviction.
 pub(super) const EXTENT_PAGES: u64 = 256;
 
@@ -105,6 +107,19 @@ impl Presence {
         self.extents.range(extents).map(|(extent, _)| *extent).collect()
     }
 
+    /// How many pages of a range.
+    pub(super) fn count(&self, range: &Range<u64>) -> u64 {
+        let held = self.extents(range).into_iter().map(|extent| {
+            let (pages, mask) = (extent_pages(extent), self.mask(extent));
+            if range.start <= pages.start && pages.end <= range.end {
+                return mask.count();
+            }
+            let within = pages_of(extent, mask).filter(|page| range.contains(page));
+            to_u64(within.count())
+        });
+        held.sum()
+    }
+
     /// Every page, in order.
     pub(super) fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         self.extents.iter().flat_map(|(extent, mask)| pages_of(*extent, *mask))
@@ -148,6 +163,10 @@ mod tests {
         }
         assert_eq!(held.iter().collect::<Vec<_>>(), [3, 255, 256, 600]);
         assert_eq!(held.pages(), 4);
+        assert_eq!(
+            [0..256, 4..257, 0..601, 0..600, 5..5, 700..900].map(|range| held.count(&range)),
+            [2, 2, 4, 3, 0, 0]
+        );
         assert_eq!(held.extents(&(0..256)), [0]);
         assert_eq!(held.extents(&(255..513)), [0, 1, 2]);
         assert_eq!(held.extents(&(5..5)), [] as [u64; 0]);

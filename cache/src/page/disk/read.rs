@@ -21,24 +21,44 @@ impl DiskPages {
         let Some(file) = self.lookup(file) else {
             return Vec::new();
         };
-        let Some(_operation) = self.folder_of(&file).begin_read() else {
-            return Vec::new();
-        };
-        let mut read = Vec::new();
-        for numbers in held_runs(&file, pages) {
-            match self.read_run(&file, numbers.clone()) {
-                Ok(runs) => {
-                    self.note(file.folder, Event::Good);
-                    read.extend(runs);
-                }
-                Err(error) => self.read_failed(&file, numbers, &error),
-            }
-        }
+        let mut damaged = 0;
+        let read = self.read_held(&file, pages, &mut damaged);
         let page_size = file.shape.page_size;
         let hits = read
             .iter()
             .flat_map(|(first, bytes)| first.0..first.0 + to_u64(bytes.len()).div_ceil(page_size));
         self.touch(&file, &hits.collect::<Vec<_>>());
+        read
+    }
+
+    /// See [`DiskPages::check`].
+    pub(super) fn check_pages(&self, file: FileId, pages: &[PageIndex]) -> (Vec<(PageIndex, Bytes)>, u64) {
+        let Some(file) = self.lookup(file) else {
+            return (Vec::new(), 0);
+        };
+        let mut damaged = 0;
+        let read = self.read_held(&file, pages, &mut damaged);
+        (read, damaged)
+    }
+
+    /// Those of these pages that are held, in runs; `damaged` counts those that turn out not to be sound.
+    fn read_held(&self, file: &CachedFile, pages: &[PageIndex], damaged: &mut u64) -> Vec<(PageIndex, Bytes)> {
+        let Some(_operation) = self.folder_of(file).begin_read() else {
+            return Vec::new();
+        };
+        let mut read = Vec::new();
+        for numbers in held_runs(file, pages) {
+            match self.read_run(file, numbers.clone(), damaged) {
+                Ok(runs) => {
+                    self.note(file.folder, Event::Good);
+                    read.extend(runs);
+                }
+                Err(error) => {
+                    *damaged += numbers.end - numbers.start;
+                    self.read_failed(file, numbers, &error);
+                }
+            }
+        }
         read
     }
 
@@ -72,7 +92,7 @@ impl DiskPages {
     }
 
     /// Pages that follow one another: those that check as runs, those that do not are looked at again.
-    fn read_run(&self, file: &CachedFile, pages: Range<u64>) -> io::Result<Vec<(PageIndex, Bytes)>> {
+    fn read_run(&self, file: &CachedFile, pages: Range<u64>, damaged: &mut u64) -> io::Result<Vec<(PageIndex, Bytes)>> {
         let (bytes, checked) = self.read_checked(file, pages.clone())?;
         if checked.iter().all(|checks| *checks) {
             return Ok(vec![(PageIndex(pages.start), bytes)]);
@@ -82,7 +102,7 @@ impl DiskPages {
             let at = to_usize(file.shape.offset(page) - file.shape.offset(pages.start));
             let found = match checks {
                 true => Some(bytes.slice(at..at + to_usize(file.shape.length(page)))),
-                false => self.look_again(file, page)?,
+                false => self.look_again(file, page, damaged)?,
             };
             runs.extend(found.map(|bytes| (PageIndex(page), bytes)));
         }
@@ -108,7 +128,7 @@ impl DiskPages {
 
     /// A page that did not check is read once more, with nobody changing the file. If it was dropped meanwhile, that is
     /// all there is to it; if it does not check now either, it is damaged.
-    fn look_again(&self, file: &CachedFile, page: u64) -> io::Result<Option<Bytes>> {
+    fn look_again(&self, file: &CachedFile, page: u64, damaged: &mut u64) -> io::Result<Option<Bytes>> {
         let mut writer = file.writer.lock();
         if file.is_dead() || !file.presence.read().contains(page) {
             return Ok(None);
@@ -116,6 +136,7 @@ impl DiskPages {
         let (bytes, checked) = self.read_checked(file, page..page + 1)?;
         let again = checked.iter().all(|checks| *checks).then_some(bytes);
         if again.is_none() {
+            *damaged += 1;
             let folder = self.folder_of(file);
             folder.checksum_failures.fetch_add(1, Ordering::Relaxed);
             metrics::counter!("jetbridge_cache_checksum_failures_total").increment(1);

@@ -97,6 +97,7 @@ impl DiskPages {
                 self.forget_folder(number);
                 // While it is out, nobody puts a file that is just being taken in.
                 self.adopt(number, found);
+                self.set_pins_of(number);
                 self.note(number, Event::Returned);
             }
         }

@@ -6,12 +6,14 @@
 
 use std::fs::{self, DirEntry as FsEntry, Metadata};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::StreamExt;
 use futures::stream::{self, Stream};
 use tokio::sync::mpsc;
 
-use super::super::{DirEntry, ObjectInfo};
+use super::super::{DirEntry, ObjectInfo, Shared};
 use super::folder::{info_of, is_absent};
 use super::{LocalFault, LocalFolder};
 
@@ -31,13 +33,35 @@ pub(super) struct Batch {
     pub(super) end: Option<Result<(), LocalFault>>,
 }
 
+impl Batch {
+    /// The end of a walk that got no answer.
+    fn silent(shared: &Shared) -> Self {
+        Self {
+            files: Vec::new(),
+            end: Some(Err(LocalFault::silent(shared))),
+        }
+    }
+}
+
 /// Walks a folder. The thread starts with the first poll: a listing that nobody reads costs nothing.
-pub(super) fn walk(local: LocalFolder, rel: String) -> impl Stream<Item = Batch> + Send {
+/// It ends with an error where nothing is found for longer than a request may take.
+pub(super) fn walk(shared: Arc<Shared>, local: LocalFolder, rel: String) -> impl Stream<Item = Batch> + Send {
     let begin = async move {
         let (sender, receiver) = mpsc::channel(QUEUE_BATCHES);
-        tokio::task::spawn_blocking(move || run(&local, &rel, &sender));
-        stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|batch| (batch, receiver))
+        let seen = Arc::new(AtomicU64::new(0));
+        let walker = Arc::clone(&seen);
+        tokio::task::spawn_blocking(move || run(&local, &rel, &sender, &walker));
+        stream::unfold(Some((receiver, seen, shared)), |walking| async move {
+            let (mut receiver, seen, shared) = walking?;
+            loop {
+                let before = seen.load(Ordering::Relaxed);
+                match tokio::time::timeout(shared.limits.retry_timeout, receiver.recv()).await {
+                    Ok(batch) => return batch.map(|batch| (batch, Some((receiver, seen, shared)))),
+                    // A large folder takes its time.
+                    Err(_) if seen.load(Ordering::Relaxed) > before => {}
+                    Err(_) => return Some((Batch::silent(&shared), None)),
+                }
+            }
         })
     };
     stream::once(begin).flatten()
@@ -58,15 +82,17 @@ pub(super) fn list_dir(local: &LocalFolder, rel: &str) -> Result<Vec<DirEntry>, 
             info: None,
         },
     };
-    let mut entries: Vec<_> = children(local, &real)?.into_iter().map(entry).collect();
+    let seen = AtomicU64::new(0);
+    let mut entries: Vec<_> = children(local, &real, &seen)?.into_iter().map(entry).collect();
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }
 
-fn run(local: &LocalFolder, rel: &str, sender: &mpsc::Sender<Batch>) {
+fn run(local: &LocalFolder, rel: &str, sender: &mpsc::Sender<Batch>, seen: &AtomicU64) {
     let mut walker = Walker {
         local,
         sender,
+        seen,
         files: Vec::new(),
     };
     let walked = folder(local, rel).map_err(Stop::Fault).and_then(|real| match real {
@@ -88,6 +114,8 @@ fn run(local: &LocalFolder, rel: &str, sender: &mpsc::Sender<Batch>) {
 struct Walker<'a> {
     local: &'a LocalFolder,
     sender: &'a mpsc::Sender<Batch>,
+    /// Names that were looked at.
+    seen: &'a AtomicU64,
     files: Vec<ObjectInfo>,
 }
 
@@ -102,7 +130,7 @@ impl Walker<'_> {
             tracing::warn!(folder = rel, "left out of the listing: too many folders within folders");
             return Ok(());
         }
-        for child in children(self.local, real).map_err(Stop::Fault)? {
+        for child in children(self.local, real, self.seen).map_err(Stop::Fault)? {
             let path = join(rel, &child.name);
             match child.kind {
                 Kind::File(meta) => self.push(info_of(path, &meta))?,
@@ -146,8 +174,8 @@ fn folder(local: &LocalFolder, rel: &str) -> Result<Option<PathBuf>, LocalFault>
     }
 }
 
-/// What lies right below a real folder, in the order that whole paths would have.
-fn children(local: &LocalFolder, real: &Path) -> Result<Vec<Child>, LocalFault> {
+/// What lies right below a real folder, in the order that whole paths would have. Counts in `seen`.
+fn children(local: &LocalFolder, real: &Path, seen: &AtomicU64) -> Result<Vec<Child>, LocalFault> {
     let listing = match fs::read_dir(real) {
         Ok(listing) => listing,
         // The folder went away since its parent was listed.
@@ -157,6 +185,7 @@ fn children(local: &LocalFolder, real: &Path) -> Result<Vec<Child>, LocalFault> 
     let mut found = Vec::new();
     for entry in listing {
         found.extend(child(local, real, &entry?)?);
+        seen.fetch_add(1, Ordering::Relaxed);
     }
     found.sort_by(|a: &Child, b: &Child| a.order().cmp(b.order()));
     Ok(found)

@@ -41,7 +41,8 @@ fn spec(scheme: &str, authority: &str, key: &str, options: &[(&str, &str)]) -> S
     }
 }
 
-/// A context whose secrets are `env:NAME` -> `secret of NAME`, with short limits.
+/// A context whose secrets are `env:NAME` -> `secret of NAME`. What fails is tried again for a second; a server that answers
+/// may be as slow as a busy machine is.
 fn context() -> UfsContext {
     UfsContext {
         file_roots: Vec::new(),
@@ -51,11 +52,21 @@ fn context() -> UfsContext {
         }),
         limits: UfsLimits {
             connect_timeout: Duration::from_millis(300),
-            request_timeout: Duration::from_millis(300),
-            retry_timeout: Duration::from_secs(1),
+            request_timeout: Duration::from_secs(10),
+            retry_timeout: Duration::from_secs(11),
             ..UfsLimits::default()
         },
     }
+}
+
+/// The same, where a server that says nothing is given up within a second.
+fn hasty() -> UfsContext {
+    let limits = UfsLimits {
+        request_timeout: Duration::from_millis(300),
+        retry_timeout: Duration::from_secs(1),
+        ..context().limits
+    };
+    UfsContext { limits, ..context() }
 }
 
 fn open(spec: StoreSpec) -> Result<Ufs, UfsError> {

@@ -32,6 +32,14 @@ async fn one() -> (Ufs, Arc<TestStore>, FileKey) {
     (ufs, store, key)
 }
 
+/// The same, where no answer is waited for long.
+async fn one_in_haste() -> (Ufs, Arc<TestStore>, FileKey) {
+    let (_, store, key) = one().await;
+    let dynamic: Arc<dyn ObjectStore> = store.clone();
+    let ufs = Ufs::from_store_with(spec("memory", "m", "top", &[]), dynamic, hasty().limits);
+    (ufs, store, key)
+}
+
 #[tokio::test]
 async fn names_are_taken_as_they_are() {
     let objects: Vec<_> = NAMES
@@ -144,7 +152,7 @@ async fn a_body_that_changes_midway_is_stale_and_never_a_mixture() {
 
 #[tokio::test]
 async fn a_store_that_never_sends_the_rest_is_given_up_with_its_tries() {
-    let (ufs, store, key) = one().await;
+    let (ufs, store, key) = one_in_haste().await;
     (0..50).for_each(|_| store.fail_next(Fault::Short(0)));
     let error = ufs.get_range("f", &key, 0..10).await.unwrap_err();
     assert_eq!(error.kind(), UfsErrorKind::Unavailable);
@@ -156,7 +164,7 @@ async fn a_store_that_never_sends_the_rest_is_given_up_with_its_tries() {
 
 #[tokio::test]
 async fn silence_is_a_timeout_in_time() {
-    let (ufs, store, key) = one().await;
+    let (ufs, store, key) = one_in_haste().await;
     store.hold();
     let started = std::time::Instant::now();
     let error = ufs.get_range("f", &key, 0..10).await.unwrap_err();

@@ -21,23 +21,23 @@ const REUSE_CONNECTION: &str = "arrow-flight-reuse-connection://";
 
 /// A batch as it came.
 #[derive(Debug)]
-pub(super) struct Received {
+pub(in crate::cli) struct Received {
     /// The rows.
-    pub(super) batch: RecordBatch,
+    pub(in crate::cli) batch: RecordBatch,
     /// Bytes of its buffers in the message. Decoded batches share buffers, so they cannot tell.
-    pub(super) body_bytes: u64,
+    pub(in crate::cli) body_bytes: u64,
 }
 
 /// Open connections, by location.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(in crate::cli) struct Reader {
     home: Client,
     others: HashMap<String, Client>,
 }
 
 impl Reader {
     /// A reader that knows one server, which gave the endpoints.
-    pub(super) fn new(home: Client) -> Self {
+    pub(in crate::cli) fn new(home: Client) -> Self {
         Self {
             home,
             others: HashMap::new(),
@@ -45,7 +45,7 @@ impl Reader {
     }
 
     /// Hands the batches of an endpoint on, in order.
-    pub(super) async fn read(
+    pub(in crate::cli) async fn read(
         &mut self,
         endpoint: FlightEndpoint,
         mut sink: impl AsyncFnMut(Received) -> Result<(), CliError>,

@@ -5,11 +5,11 @@
 //! ```
 //! A file appears under its name only when it is complete.
 
-mod endpoints;
-mod progress;
-mod sink;
+pub(super) mod endpoints;
+pub(super) mod progress;
+pub(super) mod sink;
 mod table;
-mod writer;
+pub(super) mod writer;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -115,7 +115,7 @@ pub(super) async fn run(arguments: GetArgs) -> Result<(), CliError> {
 }
 
 /// The form asked for, else that of the file's ending, else a table.
-fn format(asked: Option<Format>, out: Option<&Path>, stdout_is_terminal: bool) -> Result<Format, CliError> {
+pub(super) fn format(asked: Option<Format>, out: Option<&Path>, stdout_is_terminal: bool) -> Result<Format, CliError> {
     let format = match (asked, out) {
         (Some(format), _) => format,
         (None, None) => Format::Table,

@@ -15,7 +15,7 @@ const REDRAWS_PER_SECOND: u8 = 10;
 
 /// Counts rows and bytes, and shows them when there is reason to.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(in crate::cli) struct Progress {
     started: Instant,
     total_rows: Option<u64>,
     rows: u64,
@@ -26,7 +26,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Starts the clock. `total_rows` is negative when it is unknown; `to_file` tells whether stdout stays free.
-    pub(super) fn start(total_rows: i64, to_file: bool) -> Self {
+    pub(in crate::cli) fn start(total_rows: i64, to_file: bool) -> Self {
         // A bar between the lines of a table would garble both.
         let may_draw = std::io::stderr().is_terminal() && (to_file || !std::io::stdout().is_terminal());
         Self {
@@ -40,7 +40,7 @@ impl Progress {
     }
 
     /// Counts a batch.
-    pub(super) fn advance(&mut self, received: &Received) {
+    pub(in crate::cli) fn advance(&mut self, received: &Received) {
         self.rows += u64::try_from(received.batch.num_rows()).unwrap_or(u64::MAX);
         self.bytes += received.body_bytes;
         if self.may_draw && self.bar.is_none() && self.started.elapsed() > SILENT {
@@ -53,7 +53,7 @@ impl Progress {
     }
 
     /// Removes the bar; after a long read that went well, one line tells what was read.
-    pub(super) fn finish(self, succeeded: bool) {
+    pub(in crate::cli) fn finish(self, succeeded: bool) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -16,7 +16,7 @@ use crate::cli::error::CliError;
 const BUFFER_BYTES: usize = 256 << 10;
 
 /// A destination of bytes.
-pub(super) struct Sink {
+pub(in crate::cli) struct Sink {
     writer: BufWriter<Box<dyn Write + Send>>,
     partial: Option<Partial>,
     state: SinkState,
@@ -24,14 +24,14 @@ pub(super) struct Sink {
 
 /// What became of the writes of a sink that others own by now.
 #[derive(Clone, Debug)]
-pub(super) struct SinkState {
+pub(in crate::cli) struct SinkState {
     target: Arc<str>,
     failure: Arc<Mutex<Option<io::Error>>>,
 }
 
 impl Sink {
     /// Opens the file, or stdout.
-    pub(super) fn open(path: Option<&Path>) -> Result<Self, CliError> {
+    pub(in crate::cli) fn open(path: Option<&Path>) -> Result<Self, CliError> {
         let Some(path) = path else {
             return Ok(Self::new(Box::new(io::stdout()), None, "to stdout"));
         };
@@ -59,12 +59,12 @@ impl Sink {
     }
 
     /// A handle that outlives the sink.
-    pub(super) fn state(&self) -> SinkState {
+    pub(in crate::cli) fn state(&self) -> SinkState {
         self.state.clone()
     }
 
     /// Writes what is buffered and gives the file its name.
-    pub(super) fn commit(mut self) -> Result<(), CliError> {
+    pub(in crate::cli) fn commit(mut self) -> Result<(), CliError> {
         let flushed = self.flush();
         let named = flushed.and_then(|()| self.partial.take().map_or(Ok(()), Partial::commit));
         named.map_err(|error| CliError::output(&self.state.target, error))
@@ -94,7 +94,7 @@ impl Write for Sink {
 
 impl SinkState {
     /// The I/O error that is behind `error`, if one was seen.
-    pub(super) fn explain(&self, error: CliError) -> CliError {
+    pub(in crate::cli) fn explain(&self, error: CliError) -> CliError {
         match self.failure.lock().take() {
             Some(failure) => CliError::output(&self.target, failure),
             None => error,

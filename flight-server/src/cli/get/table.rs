@@ -17,7 +17,7 @@ use crate::cli::output::{COLUMN_PADDING, cell, lines, plain_table};
 const BLOCK_ROWS: usize = 1024;
 
 /// Writes batches as aligned columns.
-pub(super) struct TableWriter<W> {
+pub(in crate::cli) struct TableWriter<W> {
     sink: W,
     schema: SchemaRef,
     block: Option<Table>,

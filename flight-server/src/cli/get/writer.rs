@@ -17,7 +17,7 @@ use crate::cli::error::CliError;
 
 /// Form of the output.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-pub(super) enum Format {
+pub(in crate::cli) enum Format {
     /// Aligned columns, for people
     Table,
     /// Comma-separated values with a header
@@ -32,7 +32,7 @@ pub(super) enum Format {
 
 impl Format {
     /// The form that a file's ending names.
-    pub(super) fn of_file(path: &Path) -> Option<Self> {
+    pub(in crate::cli) fn of_file(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "csv" => Some(Self::Csv),
             "json" | "jsonl" | "ndjson" => Some(Self::Json),
@@ -44,13 +44,13 @@ impl Format {
     }
 
     /// Whether the form would garble a terminal.
-    pub(super) fn is_binary(self) -> bool {
+    pub(in crate::cli) fn is_binary(self) -> bool {
         matches!(self, Self::Arrow | Self::Parquet)
     }
 }
 
 /// Writes batches in one form.
-pub(super) enum Writer {
+pub(in crate::cli) enum Writer {
     Table(TableWriter<Sink>),
     Csv(Box<csv::Writer<Sink>>),
     Json(JsonWriter<Sink, LineDelimited>),
@@ -60,7 +60,7 @@ pub(super) enum Writer {
 
 impl Writer {
     /// A writer of batches with this schema.
-    pub(super) fn new(format: Format, sink: Sink, schema: &SchemaRef) -> Result<Self, CliError> {
+    pub(in crate::cli) fn new(format: Format, sink: Sink, schema: &SchemaRef) -> Result<Self, CliError> {
         Ok(match format {
             Format::Table => Self::Table(TableWriter::new(sink, schema)),
             Format::Csv => csv_writer(sink, schema)?,
@@ -72,7 +72,7 @@ impl Writer {
     }
 
     /// Writes a batch.
-    pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<(), CliError> {
+    pub(in crate::cli) fn write(&mut self, batch: &RecordBatch) -> Result<(), CliError> {
         match self {
             Self::Table(writer) => writer.write(batch).map_err(failed),
             Self::Csv(writer) => writer.write(batch).map_err(failed),
@@ -83,7 +83,7 @@ impl Writer {
     }
 
     /// Writes what comes last and gives the sink back.
-    pub(super) fn finish(self) -> Result<Sink, CliError> {
+    pub(in crate::cli) fn finish(self) -> Result<Sink, CliError> {
         match self {
             Self::Table(writer) => writer.finish().map_err(failed),
             Self::Csv(writer) => Ok(writer.into_inner()),
@@ -100,7 +100,7 @@ impl Writer {
 fn csv_writer(sink: Sink, schema: &SchemaRef) -> Result<Writer, CliError> {
     if let Some((name, data_type)) = nested_column(schema) {
         let reason =
-            format!("csv cannot hold column {name:?} of type {data_type}; use -o json, or leave it out with --columns");
+            format!("csv cannot hold column {name:?} of type {data_type}; use -o json, or leave the column out");
         return Err(CliError::Usage(reason));
     }
     let mut writer = csv::WriterBuilder::new().with_header(true).build(sink);

@@ -1,9 +1,10 @@
 //! Filters from the outside: `refusals` (which, and in which words), `meaning` (which rows pass), `pruning` (which containers
-//! are read). What they share is here.
+//! are read), `pushdown` (what queries elsewhere leave to them). What they share is here.
 
 mod containers;
 mod meaning;
 mod pruning;
+mod pushdown;
 mod refusals;
 
 use std::sync::Arc;

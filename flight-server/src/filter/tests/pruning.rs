@@ -1,6 +1,6 @@
 //! Pruning against brute force: a container that is dropped holds no row that passes.
 
-use arrow::array::UInt64Array;
+use arrow::array::{AsArray, UInt64Array};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -214,6 +214,41 @@ proptest! {
     fn a_dropped_container_holds_no_float_that_passes(sql in float_predicate(), containers in containers()) {
         check(&sql, &containers);
     }
+
+    #[test]
+    fn a_dropped_container_holds_no_float_that_passes_as_it_is(sql in float_predicate(), containers in containers()) {
+        check_as_it_is(&sql, &containers);
+    }
+}
+
+/// What DataFusion makes of a condition, without anything of ours.
+fn condition(sql: &str, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
+    let names = DFSchema::try_from(Arc::clone(schema))?;
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(names.clone()))
+        .with_config_options(Arc::clone(session().config_options()))
+        .build();
+    let simplifier = ExprSimplifier::new(context);
+    let typed = simplifier.coerce(session().create_logical_expr(sql, &names)?, &names)?;
+    session().create_physical_expr(simplifier.simplify(typed)?, &names)
+}
+
+/// How many containers were dropped, where floats are compared as they are; no row of those passes.
+fn check_as_it_is(sql: &str, containers: &Containers) -> usize {
+    let schema = containers.batches[0].schema();
+    let Ok(condition) = condition(sql, &schema) else {
+        return 0;
+    };
+    let keep = Pruning::of(&condition, &schema).prune(containers);
+    assert_eq!(keep.len(), containers.batches.len());
+    for (batch, keep) in containers.batches.iter().zip(&keep) {
+        if let (false, Ok(rows)) = (keep, condition.evaluate(batch)) {
+            let rows = rows.into_array(batch.num_rows()).unwrap();
+            let passing = rows.as_boolean().true_count();
+            assert_eq!(passing, 0, "{sql} dropped {batch:?} of {:?}", containers.told);
+        }
+    }
+    keep.iter().filter(|keep| !**keep).count()
 }
 
 fn one_container(rows: &[Row]) -> Containers {
@@ -326,6 +361,42 @@ fn nan_beside_lower_bounds_is_found() {
     ] {
         let containers = one_container(&rows);
         assert_eq!(check(sql, &containers), 0, "{sql}");
+    }
+}
+
+#[test]
+fn negative_nan_beside_upper_bounds_is_found_where_its_sign_counts() {
+    let rows = [
+        plain(),
+        Row {
+            float: Some(-f64::NAN),
+            single: Some(-f32::NAN),
+            ..plain()
+        },
+    ];
+    for sql in [
+        "f < 5",
+        "f <= 4",
+        "f != 5",
+        "NOT (f > 4)",
+        "f < 5 AND i = 5",
+        "f < 4 OR i = 6",
+        "f IS DISTINCT FROM 5",
+        "g < 1",
+    ] {
+        assert_eq!(check_as_it_is(sql, &one_container(&rows)), 0, "{sql}");
+    }
+    // Both ends are shut.
+    for sql in [
+        "f = 6",
+        "f > 5 AND f < 9",
+        "f BETWEEN 6 AND 7",
+        "9 > f AND 5 < f",
+        "f IN (1, 2)",
+        "f < 5 AND NOT isnan(f)",
+        "f > 6 AND NOT isnan(f)",
+    ] {
+        assert_eq!(check_as_it_is(sql, &one_container(&rows)), 1, "{sql}");
     }
 }
 

@@ -1,22 +1,28 @@
-//! `cache.*`
+//! `cache.*`: of all nodes together, unless `scope` is `node`.
 
+use jetbridge_cache::key::FileKey;
 use jetbridge_catalog::path::NsPath;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::everywhere::{self, Scope};
 use crate::contents::{self, Contents, Placed};
 use crate::error::ServiceError;
 use crate::node::Node;
+use crate::pins;
 
 /// Body of `cache.stat`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StatBody {
     path: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<By>,
+    #[serde(default)]
+    scope: Scope,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum By {
     File,
@@ -63,7 +69,21 @@ struct ColumnStat {
     decoded_bytes: u64,
 }
 
-pub(super) async fn stat(node: &Node, body: StatBody) -> Result<Stat, ServiceError> {
+pub(super) async fn stat(node: &Node, body: StatBody) -> Result<Value, ServiceError> {
+    let own = held_here(node, &body).await?;
+    match body.scope {
+        Scope::Node => told(&own),
+        Scope::Cluster => everywhere::summed(node, "cache.stat", &body, &own).await,
+    }
+}
+
+fn told(answer: &impl Serialize) -> Result<Value, ServiceError> {
+    serde_json::to_value(answer).map_err(|error| ServiceError::Internal {
+        what: error.to_string(),
+    })
+}
+
+async fn held_here(node: &Node, body: &StatBody) -> Result<Stat, ServiceError> {
     let contents = contents::of(node, &node.locate(&body.path)?).await?;
     let files = by_file(&contents);
     let (current, outdated): (Vec<_>, Vec<_>) = files.iter().partition(|file| file.current);
@@ -145,15 +165,17 @@ fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// Body of `cache.free`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FreeBody {
     path: String,
     /// Only this generation, as `cache.stat` shows it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     generation: Option<String>,
     #[serde(default)]
     dry_run: bool,
+    #[serde(default)]
+    scope: Scope,
 }
 
 /// Answer of `cache.free`: what was let go of, or would be.
@@ -167,20 +189,33 @@ pub(super) struct Freed {
     dry_run: bool,
 }
 
-pub(super) async fn free(node: &Node, body: FreeBody) -> Result<Freed, ServiceError> {
-    let contents = contents::of(node, &node.locate(&body.path)?).await?;
-    let chosen = |placed: &&Placed| {
-        let generation = placed.file.key.generation.to_string();
+pub(super) async fn free(node: &Node, body: FreeBody) -> Result<Value, ServiceError> {
+    let own = freed_here(node, &body).await?;
+    match body.scope {
+        Scope::Node => told(&own),
+        Scope::Cluster => everywhere::summed(node, "cache.free", &body, &own).await,
+    }
+}
+
+async fn freed_here(node: &Node, body: &FreeBody) -> Result<Freed, ServiceError> {
+    let path = node.locate(&body.path)?;
+    pins::check_free(node, &path)?;
+    let contents = contents::of(node, &path).await?;
+    let is_meant = |key: &FileKey| {
+        let generation = key.generation.to_string();
         body.generation.as_ref().is_none_or(|wanted| *wanted == generation)
     };
-    let chosen: Vec<_> = contents.held.iter().filter(chosen).collect();
+    let is_chosen = |placed: &&Placed| is_meant(&placed.file.key);
+    let chosen: Vec<_> = contents.held.iter().filter(is_chosen).collect();
     let (raw, decoded) = (
         chosen.iter().map(|placed| placed.file.raw_bytes).sum::<u64>(),
         chosen.iter().map(|placed| placed.file.decoded_bytes).sum::<u64>(),
     );
     if !body.dry_run {
-        for placed in &chosen {
-            node.cache.remove_file(placed.file.key.id()).await;
+        let held = chosen.iter().map(|placed| &placed.file.key);
+        let arriving = contents.arriving.iter().filter(|key| is_meant(key));
+        for key in held.chain(arriving) {
+            node.cache.remove_file(key.id()).await;
         }
     }
     Ok(Freed {

@@ -1,9 +1,12 @@
 //! `dataset.*` and `namespace.*`
 
+use std::sync::Arc;
+
 use arrow::datatypes::Field;
 use chrono::{DateTime, SecondsFormat};
 use jetbridge_cache::ufs::ObjectInfo;
 use jetbridge_catalog::dataset::is_parquet;
+use jetbridge_catalog::error::CatalogError;
 use jetbridge_catalog::path::NsPath;
 use serde::{Deserialize, Serialize};
 use tonic::Code;
@@ -12,6 +15,9 @@ use super::PathBody;
 use crate::dataset::{Dataset, EntryKind, FileSummary, Place};
 use crate::error::ServiceError;
 use crate::node::Node;
+use crate::request::ScanSpec;
+use crate::sql;
+use crate::units;
 
 /// Entries that `namespace.list` gives unless asked for fewer.
 const MAX_ENTRIES: usize = 10_000;
@@ -22,11 +28,77 @@ pub(super) struct Refreshed {
     path: NsPath,
 }
 
-pub(super) fn refresh(node: &Node, body: &PathBody) -> Result<Refreshed, ServiceError> {
+pub(super) async fn refresh(node: &Node, body: PathBody) -> Result<Refreshed, ServiceError> {
     let path = node.locate(&body.path)?;
     node.datasets.tree().freshness(&path)?;
     node.datasets.refresh(&path);
+    let told = node.cluster.refresh_everywhere(&path).await;
+    told.map_err(CatalogError::from)?;
     Ok(Refreshed { path })
+}
+
+/// Body of `dataset.find`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FindBody {
+    /// A folder with dots for slashes; that of datasets at the top of the namespace where none is given.
+    #[serde(default = "public")]
+    schema: String,
+    /// A dataset's name, path or mounted URI.
+    table: String,
+}
+
+fn public() -> String {
+    sql::PUBLIC.to_owned()
+}
+
+/// Answer of `dataset.find`.
+#[derive(Debug, Serialize)]
+pub(super) struct Found {
+    path: NsPath,
+}
+
+pub(super) async fn find(node: &Arc<Node>, body: &FindBody) -> Result<Found, ServiceError> {
+    let path = node.sql.find(node, &body.schema, &body.table).await?;
+    Ok(Found { path })
+}
+
+/// Body of `dataset.units`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct UnitsBody {
+    path: String,
+    #[serde(default)]
+    columns: Option<Vec<String>>,
+    #[serde(default)]
+    filter: Option<String>,
+    #[serde(default)]
+    count: bool,
+    #[serde(default)]
+    snapshot: Option<String>,
+    #[serde(default)]
+    after: usize,
+    #[serde(default)]
+    limit: Option<usize>,
+}
+
+pub(super) async fn units(node: &Arc<Node>, body: UnitsBody) -> Result<units::Page, ServiceError> {
+    if body.limit == Some(0) {
+        return Err(ServiceError::invalid("\"limit\" must be 1 unit or more"));
+    }
+    let asked = units::Asked {
+        scan: ScanSpec {
+            path: body.path,
+            columns: body.columns,
+            filter: body.filter,
+            snapshot: body.snapshot,
+            ..ScanSpec::default()
+        },
+        count: body.count,
+        after: body.after,
+        limit: body.limit.unwrap_or(usize::MAX),
+    };
+    units::page(node, &asked).await
 }
 
 /// Body of `namespace.list`.

@@ -1,25 +1,13 @@
 //! Flight's own actions. Their bodies are plain protobuf messages, not JSON and not `Any`.
 
-use arrow_flight::{CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, RenewFlightEndpointRequest};
+use arrow_flight::RenewFlightEndpointRequest;
 use bytes::Bytes;
 use prost::Message;
 
 use super::super::info;
+use super::super::parse::decode;
 use crate::error::ServiceError;
 use crate::node::Node;
-
-/// A planned scan holds nothing on the server; a DoGet under way is cancelled by the client closing its stream.
-pub(super) fn cancel_flight_info(body: &[u8]) -> Result<Bytes, ServiceError> {
-    let request: CancelFlightInfoRequest = decode("CancelFlightInfo", body)?;
-    if request.info.is_none() {
-        return Err(ServiceError::invalid(
-            "CancelFlightInfo: the request names no FlightInfo",
-        ));
-    }
-    Ok(CancelFlightInfoResult::new(CancelStatus::NotCancellable)
-        .encode_to_vec()
-        .into())
-}
 
 /// The endpoint with its ticket sealed anew; a ticket that expired already is refused like in DoGet.
 pub(super) fn renew_flight_endpoint(node: &Node, body: &[u8]) -> Result<Bytes, ServiceError> {
@@ -32,8 +20,4 @@ pub(super) fn renew_flight_endpoint(node: &Node, body: &[u8]) -> Result<Bytes, S
     endpoint.ticket = Some(ticket);
     endpoint.expiration_time = Some(expires);
     Ok(endpoint.encode_to_vec().into())
-}
-
-fn decode<T: Message + Default>(name: &str, body: &[u8]) -> Result<T, ServiceError> {
-    T::decode(body).map_err(|error| ServiceError::invalid(format!("{name}: {error}")))
 }

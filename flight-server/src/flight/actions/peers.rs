@@ -1,0 +1,159 @@
+//! `peer.pages`, `peer.residency`, `peer.clock`: what nodes of a cluster ask each other.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use futures::stream::{self, BoxStream};
+use futures::{FutureExt, StreamExt, TryFutureExt};
+use jetbridge_cache::key::{FileKey, Generation};
+use jetbridge_cache::page::OpenFile;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tonic::Status;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Nothing;
+use crate::cluster::clock::ClockAnswer;
+use crate::cluster::peers::{PagesHead, PagesRequest, PeerReads, Reach, ResidencyAnswer, ResidencyRequest};
+use crate::error::ServiceError;
+use crate::node::Node;
+use crate::redeem;
+
+/// The most that one call gives; no request to storage is for more by default.
+const MAX_BYTES: u64 = 64 << 20;
+/// What one message of the answer carries.
+const PIECE_BYTES: usize = 1 << 20;
+/// How long a call waits for its share of the memory; whoever asked does better to look elsewhere then.
+const ROOM_TIMEOUT: Duration = Duration::from_millis(200);
+/// Most tickets in one call.
+const MAX_TICKETS: usize = 10_000;
+
+/// Parts of an answer.
+pub(super) type Parts = BoxStream<'static, Result<arrow_flight::Result, Status>>;
+
+/// Gives the bytes of a file version that are held here, or reads them through.
+pub(super) async fn pages(node: &Arc<Node>, request: PagesRequest) -> Result<Parts, ServiceError> {
+    let key = FileKey {
+        uri: request.uri.as_str().into(),
+        generation: Generation::parse(&request.generation)
+            .map_err(|error| ServiceError::invalid(format!("peer.pages: {error}")))?,
+        size: request.size,
+    };
+    let range = request.start..request.end;
+    if range.is_empty() || range.end > key.size || range.end - range.start > MAX_BYTES {
+        return Err(ServiceError::invalid(format!(
+            "peer.pages: bytes {range:?} cannot be had"
+        )));
+    }
+    let room = room(node, range.end - range.start).await?;
+    if let Some(held) = node.cache.pages().read_held(&key, range.clone()).await {
+        return Ok(given(async move { Ok(held) }, room));
+    }
+    let file = request.read_through.then(|| open(node, &request, &key)).flatten();
+    match file {
+        Some(file) => {
+            let node = Arc::clone(node);
+            Ok(given(async move { read_through(&node, &file, range).await }, room))
+        }
+        None if node.cache.pages().held_bytes(key.id()) == 0 => Ok(head_alone(PagesHead::NothingOfFile)),
+        None => Ok(head_alone(PagesHead::Missing)),
+    }
+}
+
+/// Where the rows of tickets are now. A ticket that does not open here counts as not held.
+pub(super) async fn residency(node: &Arc<Node>, request: ResidencyRequest) -> Result<ResidencyAnswer, ServiceError> {
+    if request.tickets.len() > MAX_TICKETS {
+        return Err(ServiceError::invalid(format!(
+            "peer.residency: at most {MAX_TICKETS} tickets"
+        )));
+    }
+    let mut cached = Vec::with_capacity(request.tickets.len());
+    for ticket in &request.tickets {
+        let redeemed = BASE64
+            .decode(ticket)
+            .ok()
+            .and_then(|ticket| redeem::redeem(node, &ticket).ok());
+        let residency = match redeemed {
+            Some(redeemed) => redeemed.residency().await.as_str(),
+            None => "none",
+        };
+        cached.push(residency.to_owned());
+    }
+    Ok(ResidencyAnswer { cached })
+}
+
+/// The cluster's time, as this node has it.
+pub(super) fn clock(node: &Node, _: &Nothing) -> ClockAnswer {
+    node.cluster.told_time()
+}
+
+/// A share of the memory that peers may have of this node.
+async fn room(node: &Node, bytes: u64) -> Result<OwnedSemaphorePermit, ServiceError> {
+    let kib = u32::try_from(bytes.div_ceil(1024))
+        .unwrap_or(u32::MAX)
+        .min(node.peer_room_kib);
+    let room = Arc::clone(&node.peer_room).acquire_many_owned(kib);
+    match timeout(ROOM_TIMEOUT, room).await {
+        Ok(Ok(room)) => Ok(room),
+        _ => Err(ServiceError::Busy {
+            what: "other nodes read from this one as much as they may".to_owned(),
+        }),
+    }
+}
+
+/// The file, where the namespace of this node shows it.
+fn open(node: &Node, request: &PagesRequest, key: &FileKey) -> Option<OpenFile> {
+    let path = node.locate(&request.uri).ok()?;
+    let (ufs, relative) = node.resolve(&path).ok()?;
+    let is_same = ufs.uri_of(&relative) == request.uri;
+    is_same.then(|| OpenFile {
+        ufs,
+        path: relative,
+        key: key.clone(),
+        peers: PeerReads::among(&node.cluster.peers, request.holders.as_slice().into(), Reach::Held),
+        errand: None,
+    })
+}
+
+async fn read_through(node: &Node, file: &OpenFile, range: Range<u64>) -> Result<Bytes, Status> {
+    let (mut read, _source) = node
+        .cache
+        .pages()
+        .read(file, std::slice::from_ref(&range))
+        .map_err(|error| Status::from(ServiceError::from(error)))
+        .await?;
+    read.pop().ok_or_else(|| Status::internal("a read gave nothing"))
+}
+
+/// The head at once, then the bytes when they are there, in pieces, then their sum.
+fn given(bytes: impl Future<Output = Result<Bytes, Status>> + Send + 'static, room: OwnedSemaphorePermit) -> Parts {
+    let pieces = bytes.map(move |bytes| match bytes {
+        Ok(bytes) => {
+            let sum = Bytes::copy_from_slice(&xxh3_64(&bytes).to_le_bytes());
+            let pieces: Vec<_> = (0..bytes.len())
+                .step_by(PIECE_BYTES)
+                .map(|start| bytes.slice(start..bytes.len().min(start + PIECE_BYTES)))
+                .chain([sum])
+                .map(|body| Ok(arrow_flight::Result { body }))
+                .collect();
+            // The share is given back when the last piece was taken, or when nobody wants it any more.
+            stream::iter(pieces).chain(released(room)).left_stream()
+        }
+        Err(status) => stream::iter([Err(status)]).right_stream(),
+    });
+    head_alone(PagesHead::Given).chain(pieces.flatten_stream()).boxed()
+}
+
+/// Nothing, and something that is kept until then.
+fn released<T>(kept: impl Send + 'static) -> impl futures::Stream<Item = T> {
+    stream::once(async move { drop(kept) }).filter_map(|()| async { None })
+}
+
+fn head_alone(head: PagesHead) -> Parts {
+    let body = serde_json::to_vec(&head).map_err(|error| Status::internal(error.to_string()));
+    stream::iter([body.map(|body| arrow_flight::Result { body: body.into() })]).boxed()
+}

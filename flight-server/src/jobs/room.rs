@@ -1,0 +1,219 @@
+//! What the workers' tiers have room for, before anything is loaded.
+//!
+//! Room is counted against what a tier can hold, not against what is free in it now: what a job asks for is worth more
+//! than what happens to be there.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::board::NewTask;
+use super::planner::Batch;
+use super::record::{Failure, FailureKind};
+use crate::capacity;
+use crate::error::ServiceError;
+use crate::node::Node;
+
+/// A tier is taken to hold this many hundredths of its size: pages and segments are rounded up.
+const USABLE_PERCENT: u64 = 95;
+/// Where as much is to be loaded as there is room for, tasks are cut for this many to fill a worker.
+const TASKS_PER_ROOM: u64 = 16;
+/// Workers that a refusal names.
+const NAMED_WORKERS: usize = 5;
+
+/// Which tiers a job fills.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// Pages.
+    pub raw: bool,
+    /// Decoded chunks.
+    pub decoded: bool,
+}
+
+/// What a job asks of a worker, and what that one can hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Need {
+    /// The worker.
+    pub id: String,
+    /// Stored bytes.
+    pub bytes: u64,
+    /// Decoded bytes.
+    pub decoded_bytes: u64,
+    /// What its tier of pages holds; none where it was not asked or did not answer.
+    pub raw_capacity_bytes: Option<u64>,
+    /// What its tier of chunks holds.
+    pub decoded_capacity_bytes: Option<u64>,
+}
+
+impl Need {
+    fn fits(&self, demand: Demand) -> bool {
+        let within = |needed: u64, capacity: Option<u64>| capacity.is_none_or(|capacity| needed <= usable(capacity));
+        (!demand.raw || within(self.bytes, self.raw_capacity_bytes))
+            && (!demand.decoded || within(self.decoded_bytes, self.decoded_capacity_bytes))
+    }
+}
+
+/// What all tasks come to, by worker.
+pub async fn needs<'a, P: 'a>(node: &Node, tasks: impl Iterator<Item = &'a NewTask<P>>) -> Vec<Need> {
+    let mut sums: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for task in tasks {
+        for worker in &task.workers {
+            let sum = sums.entry(worker.clone()).or_default();
+            *sum = (sum.0 + task.bytes, sum.1 + task.decoded_bytes);
+        }
+    }
+    let capacities: BTreeMap<_, _> = capacity::capacities(node).await.into_iter().collect();
+    let needs = sums.into_iter().map(|(id, (bytes, decoded_bytes))| {
+        let capacity = capacities.get(&id);
+        Need {
+            bytes,
+            decoded_bytes,
+            raw_capacity_bytes: capacity.map(|capacity| capacity.raw_bytes),
+            decoded_capacity_bytes: capacity.map(|capacity| capacity.decoded_bytes),
+            id,
+        }
+    });
+    needs.collect()
+}
+
+/// Whether all of it fits.
+#[must_use]
+pub fn fits(needs: &[Need], demand: Demand) -> bool {
+    needs.iter().all(|need| need.fits(demand))
+}
+
+/// Refuses, with figures, what does not fit.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED that names the workers.
+pub fn check(needs: &[Need], demand: Demand) -> Result<(), ServiceError> {
+    let short: Vec<&Need> = needs.iter().filter(|need| !need.fits(demand)).collect();
+    if short.is_empty() {
+        return Ok(());
+    }
+    let figures = |need: &&Need| {
+        let tier = |name: &str, needed: u64, capacity: Option<u64>| {
+            let capacity = capacity.map(usable)?;
+            (needed > capacity).then(|| format!("{needed} bytes {name} of {capacity} that it can hold"))
+        };
+        let raw = tier("raw", need.bytes, need.raw_capacity_bytes.filter(|_| demand.raw));
+        let decoded = tier(
+            "decoded",
+            need.decoded_bytes,
+            need.decoded_capacity_bytes.filter(|_| demand.decoded),
+        );
+        let words: Vec<String> = raw.into_iter().chain(decoded).collect();
+        format!("worker {} would need {}", need.id, words.join(" and "))
+    };
+    let named: Vec<String> = short.iter().take(NAMED_WORKERS).map(figures).collect();
+    let more = match short.len().saturating_sub(NAMED_WORKERS) {
+        0 => String::new(),
+        more => format!("; and {more} workers more"),
+    };
+    Err(ServiceError::Full {
+        what: format!(
+            "the data does not fit: {}{more}; ask for fewer columns, another tier, or with `partial` for as much as fits",
+            named.join("; ")
+        ),
+    })
+}
+
+/// What the workers have room for while a job is planned.
+#[derive(Debug)]
+pub struct Room {
+    demand: Demand,
+    /// Bytes left, raw and decoded, by worker; none where there is no bound.
+    left: Option<BTreeMap<String, (u64, u64)>>,
+    refused_row_groups: u64,
+    refused_bytes: u64,
+}
+
+impl Room {
+    /// Room for everything.
+    #[must_use]
+    pub fn unbounded() -> Self {
+        Self {
+            demand: Demand {
+                raw: false,
+                decoded: false,
+            },
+            left: None,
+            refused_row_groups: 0,
+            refused_bytes: 0,
+        }
+    }
+
+    /// The room of all workers.
+    pub async fn of(node: &Node, demand: Demand) -> Self {
+        let capacities = capacity::capacities(node).await.into_iter();
+        let left = capacities.map(|(id, capacity)| (id, (usable(capacity.raw_bytes), usable(capacity.decoded_bytes))));
+        Self {
+            demand,
+            left: Some(left.collect()),
+            ..Self::unbounded()
+        }
+    }
+
+    /// How large tasks are to be, of which each worker must have room for several to be filled well.
+    #[must_use]
+    pub fn task_bytes(&self, most: u64) -> u64 {
+        let left = self.left.iter().flat_map(BTreeMap::values);
+        let room = |(raw, decoded): &(u64, u64)| match self.demand {
+            Demand {
+                raw: true,
+                decoded: true,
+            } => *raw.min(decoded),
+            Demand { decoded: true, .. } => *decoded,
+            Demand { .. } => *raw,
+        };
+        left.map(room)
+            .min()
+            .map_or(most, |room| most.min(room / TASKS_PER_ROOM))
+    }
+
+    /// The tasks that there is room for.
+    #[must_use]
+    pub fn fit(&mut self, mut batch: Batch) -> Batch {
+        if self.left.is_some() {
+            batch.tasks.retain(|task| self.take(task));
+        }
+        batch
+    }
+
+    fn take<P>(&mut self, task: &NewTask<P>) -> bool {
+        let Some(left) = &mut self.left else { return true };
+        let raw = if self.demand.raw { task.bytes } else { 0 };
+        let decoded = if self.demand.decoded { task.decoded_bytes } else { 0 };
+        let fits = |worker: &String| left.get(worker).is_none_or(|left| left.0 >= raw && left.1 >= decoded);
+        if !task.workers.iter().all(fits) {
+            self.refused_row_groups += task.row_groups;
+            self.refused_bytes += task.bytes;
+            return false;
+        }
+        for worker in &task.workers {
+            if let Some(left) = left.get_mut(worker) {
+                *left = (left.0 - raw, left.1 - decoded);
+            }
+        }
+        true
+    }
+
+    /// What was left out, as a failure of the job.
+    #[must_use]
+    pub fn refused(&self, path: &str) -> Option<Failure> {
+        (self.refused_row_groups > 0).then(|| Failure {
+            path: path.to_owned(),
+            row_group: None,
+            kind: FailureKind::Capacity,
+            error: format!(
+                "{} row groups of {} stored bytes were left out: the workers have no room for them",
+                self.refused_row_groups, self.refused_bytes
+            ),
+            tries: 0,
+        })
+    }
+}
+
+fn usable(capacity_bytes: u64) -> u64 {
+    capacity_bytes / 100 * USABLE_PERCENT
+}

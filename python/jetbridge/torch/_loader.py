@@ -1,0 +1,74 @@
+"""A DataLoader that counts what it hands out."""
+
+# Types are checked where torch is not installed.
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch.utils.data import DataLoader as TorchDataLoader
+
+from jetbridge.errors import InvalidRequestError
+from jetbridge.torch._dataset import IterableDataset
+from jetbridge.torch._tensors import Batch
+
+
+class DataLoader(TorchDataLoader[Batch]):
+    """torch's DataLoader over an :class:`IterableDataset`, with ``state_dict`` and ``load_state_dict``.
+
+    It takes torch's arguments but those about batches, which the dataset makes. What is counted is what the loop over
+    it was handed: batches that workers hold ready do not count, and come again after a resumption.
+
+    >>> data = jb.torch.IterableDataset(client.dataset("/lake/trips").select("id"), batch_size=300)
+    >>> loader = jb.torch.DataLoader(data)
+    >>> batches = iter(loader)
+    >>> len(next(batches)["id"]), loader.state_dict()["taken"]
+    (300, [[1, 300, 1]])
+    """
+
+    def __init__(self, dataset: IterableDataset, **options: Any) -> None:
+        for name in ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"):
+            if options.get(name):
+                raise InvalidRequestError(f"{name} is an argument of the dataset, which makes the batches")
+            options.pop(name, None)
+        super().__init__(dataset, batch_size=None, **options)
+
+    def __iter__(self) -> Any:
+        # Before workers share them.
+        self._data.epochs.take_numbers()
+        batches = super().__iter__()
+        if self.num_workers == 0:
+            # The dataset counts itself what is taken in this process.
+            return batches
+        return self._counted(batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the loop is."""
+        return self._data.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Has the next loop go on from there."""
+        self._data.load_state_dict(state)
+
+    @property
+    def _data(self) -> IterableDataset:
+        assert isinstance(self.dataset, IterableDataset)
+        return self.dataset
+
+    def _counted(self, batches: Any) -> Iterator[Batch]:
+        epochs = self._data.epochs
+        # The workers have begun, with their copies of a loaded state.
+        position = epochs.begin_outside()
+        epochs.note(position)
+        return _counting(batches, epochs, position)
+
+
+def _counting(batches: Any, epochs: Any, position: Any) -> Iterator[Batch]:
+    for batch in batches:
+        world, batch_size, steps = position.now
+        position = replace(position, now=(world, batch_size, steps + 1))
+        epochs.note(position)
+        yield batch

@@ -1,0 +1,144 @@
+//! Rows by their numbers, for map-style datasets: the row groups that have them are read whole, and some are kept.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::column::{Handing, Named, columns};
+use super::course::Course;
+use super::engine::Engine;
+use super::failure::Failure;
+use super::fetch::{Clump, Scans};
+use super::gather::pick;
+use super::request::Request;
+
+/// Row groups that are read at once.
+const READ_AT_ONCE: usize = 8;
+
+/// Rows of a dataset, by their numbers.
+#[derive(Debug)]
+pub(super) struct Taker {
+    engine: Arc<Engine>,
+    scans: Arc<Scans>,
+    handing: Handing,
+    kept: Kept,
+}
+
+/// Row groups that were read lately.
+#[derive(Debug)]
+struct Kept {
+    /// The last one that was used first.
+    clumps: VecDeque<(usize, Clump)>,
+    bytes: u64,
+    limit_bytes: u64,
+}
+
+impl Taker {
+    /// # Errors
+    /// What a course refuses; in words.
+    pub(super) fn new(engine: &Arc<Engine>, request: Request) -> Result<Self, String> {
+        let handing = Handing {
+            copies: false,
+            ..request.handing()?
+        };
+        let course = Course::new(request.plan()?)?;
+        Ok(Self {
+            engine: Arc::clone(engine),
+            handing,
+            kept: Kept {
+                clumps: VecDeque::new(),
+                bytes: 0,
+                limit_bytes: request.ahead_bytes,
+            },
+            scans: Arc::new(Scans {
+                client: engine.client.clone(),
+                request,
+                course,
+            }),
+        })
+    }
+
+    /// The rows of these numbers, in this order; `look` is called while they are read, and ends that with an error.
+    ///
+    /// # Errors
+    /// A number that no row has; why the rows could not be read.
+    pub(super) fn take<E: From<Failure>>(
+        &mut self,
+        numbers: &[u64],
+        mut look: impl FnMut() -> Result<(), E>,
+    ) -> Result<Vec<Named>, E> {
+        let places = self.places(numbers)?;
+        let Self {
+            engine, scans, kept, ..
+        } = self;
+        let mut needed: Vec<usize> = places.iter().map(|&(clump, _)| clump).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        let found = engine.wait(&mut look, kept.get(scans, &needed))??;
+        Ok(self.make(&found, &places)?)
+    }
+
+    /// The clump of each row, and its number in it.
+    fn places(&self, numbers: &[u64]) -> Result<Vec<(usize, u64)>, Failure> {
+        let order = &self.scans.course.order;
+        let place = |&number: &u64| {
+            let clump = order.clump_at(number);
+            let found = order.clumps().get(clump);
+            let found = found.ok_or_else(|| Failure::Value(format!("there is no row {number} of {}", order.rows())))?;
+            Ok((clump, number - found.positions.start))
+        };
+        numbers.iter().map(place).collect()
+    }
+
+    fn make(&self, found: &HashMap<usize, Clump>, places: &[(usize, u64)]) -> Result<Vec<Named>, Failure> {
+        let mut clumps: Vec<Clump> = Vec::new();
+        let mut at: HashMap<usize, usize> = HashMap::new();
+        for (&number, clump) in found {
+            at.insert(number, clumps.len());
+            clumps.push(Arc::clone(clump));
+        }
+        let rows: Vec<(usize, u64)> = places
+            .iter()
+            .filter_map(|(clump, row)| Some((*at.get(clump)?, *row)))
+            .collect();
+        let batch = pick(&clumps, &rows).map_err(|error| Failure::Value(error.to_string()))?;
+        columns(&batch, &self.handing).map_err(Failure::Value)
+    }
+}
+
+impl Kept {
+    /// These clumps, read where they are not kept.
+    async fn get(&mut self, scans: &Arc<Scans>, needed: &[usize]) -> Result<HashMap<usize, Clump>, Failure> {
+        let mut found: HashMap<usize, Clump> = HashMap::new();
+        for (number, clump) in &self.clumps {
+            if needed.contains(number) {
+                found.insert(*number, Arc::clone(clump));
+            }
+        }
+        let missing: Vec<usize> = needed
+            .iter()
+            .copied()
+            .filter(|clump| !found.contains_key(clump))
+            .collect();
+        let read = stream::iter(missing)
+            .map(|number| async move { Ok::<_, Failure>((number, Arc::clone(scans).read(number).await?)) })
+            .buffer_unordered(READ_AT_ONCE)
+            .try_collect::<Vec<_>>()
+            .await?;
+        for (number, clump) in read {
+            self.bytes += scans.bytes(number);
+            self.clumps.push_back((number, Arc::clone(&clump)));
+            found.insert(number, clump);
+        }
+        self.clumps
+            .make_contiguous()
+            .sort_by_key(|(number, _)| !found.contains_key(number));
+        while self.bytes > self.limit_bytes
+            && let Some((number, _)) = self.clumps.pop_back()
+        {
+            self.bytes -= scans.bytes(number);
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,171 @@
+"""The asyncio twin: the same names, awaited; the loop is free meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import jetbridge as jb
+import pyarrow as pa
+import pytest
+
+from harness.trips import ROWS, trips
+
+T = TypeVar("T")
+
+
+@pytest.fixture
+def go(local_cluster: jb.LocalCluster) -> Callable[[Callable[[jb.AsyncClient], Awaitable[T]]], T]:
+    """Runs a coroutine with a client, in a loop of its own."""
+
+    def run(work: Callable[[jb.AsyncClient], Awaitable[T]]) -> T:
+        async def main() -> T:
+            async with await jb.connect_async(local_cluster.uri) as client:
+                return await work(client)
+
+        return asyncio.run(main())
+
+    return run
+
+
+def test_the_names_are_the_same() -> None:
+    def names(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    # Streams that C code reads cannot be awaited.
+    blocking = {"to_reader", "to_duckdb"}
+    assert names(jb.Client) == names(jb.AsyncClient)
+    assert names(jb.Scan) - blocking == names(jb.aio.AsyncScan)
+    assert names(jb.Dataset) - blocking == names(jb.aio.AsyncDataset)
+    assert names(jb.Result) - blocking == names(jb.aio.AsyncResult)
+    assert names(jb.Job) - {"is_done"} == names(jb.aio.AsyncJob) - {"is_done"}
+
+
+@pytest.mark.parametrize(
+    ("ours", "twin"),
+    [(jb.Client, jb.AsyncClient), (jb.Dataset, jb.aio.AsyncDataset), (jb.Job, jb.aio.AsyncJob)],
+)
+def test_the_parameters_are_the_same(ours: type, twin: type) -> None:
+    seen = 0
+    for name, method in inspect.getmembers(twin, inspect.isfunction):
+        if name.startswith("_"):
+            continue
+        expected = inspect.signature(getattr(ours, name)).parameters
+        assert list(inspect.signature(method).parameters.values()) == list(expected.values()) or [
+            (parameter.name, parameter.default) for parameter in inspect.signature(method).parameters.values()
+        ] == [(parameter.name, parameter.default) for parameter in expected.values()], name
+        seen += 1
+    assert seen >= 3
+
+
+def test_reads_plans_schemas_and_counts(go: Callable[..., object]) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        dataset = client.dataset("/lake/trips")
+        assert (await dataset.to_arrow()).equals(trips())
+        assert (await dataset.schema).names == trips().column_names
+        assert await dataset.count() == ROWS
+        assert await dataset.filter("id < 10").count() == 10
+        assert (await dataset.plan()).rows == ROWS
+        assert (await dataset.head(2)).num_rows == 2
+        assert (await dataset.select("id").to_pandas()).shape == (ROWS, 1)
+        assert (await dataset.select("id").to_polars()).shape == (ROWS, 1)
+        assert (await dataset.select("id").to_numpy())["id"].sum() == ROWS * (ROWS - 1) // 2
+        batches = [batch async for batch in dataset.to_batches()]
+        assert pa.Table.from_batches(batches).num_rows == ROWS
+        assert sum([batch.num_rows async for batch in dataset.unordered()]) == ROWS
+        stat = await dataset.stat()
+        assert stat.rows == ROWS
+        assert [mount.path for mount in await client.mounts()] == ["/lake"]
+        assert len(await client.workers()) == 2
+
+    go(work)
+
+
+def test_a_job_is_awaited(go: Callable[..., object]) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        job = await client.dataset("/lake/trips").preload(columns=["id"])
+        assert await job.wait(timeout=60, progress=False) == "SUCCEEDED"
+        assert (await job.status).is_final
+        assert [status.state async for status in job.events()] == ["SUCCEEDED"]
+        repeating = await client.preload("/lake/trips", columns=["id"], every="1h")
+        with pytest.raises(TimeoutError):
+            await repeating.wait(timeout=0.2, progress=False)
+        await repeating.cancel()
+        with pytest.raises(jb.JobCancelledError):
+            await repeating.wait(timeout=60, progress=False)
+
+    go(work)
+
+
+def test_errors_are_the_same(go: Callable[..., object]) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        with pytest.raises(FileNotFoundError):
+            await client.dataset("/nowhere").to_arrow()
+        with pytest.raises(ValueError, match="did you mean"):
+            await client.dataset("/lake/trips").select("fahre").to_arrow()
+
+    go(work)
+    with pytest.raises(ConnectionError):
+        asyncio.run(jb.connect_async("grpc://127.0.0.1:1"))
+
+
+def test_the_loop_goes_on_while_rows_are_read(go: Callable[..., object]) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.001)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        await asyncio.gather(*(client.dataset("/lake/trips").to_arrow() for _ in range(100)))
+        ticking.cancel()
+        assert ticks > 3
+
+    go(work)
+
+
+def test_a_wait_that_is_cancelled_ends_at_once(go: Callable[..., object]) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        job = await client.preload("/lake/trips", columns=["vendor"], every="1h")
+        waiting = asyncio.create_task(job.wait(progress=False))
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+        began = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        # The job would go on for ever.
+        assert time.monotonic() - began < 20
+        await job.cancel()
+
+    go(work)
+
+
+def test_a_stream_that_is_left_early_is_closed(go: Callable[..., object]) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        rows = client.dataset("/lake/trips").to_batches()
+        async for batch in rows:
+            assert batch.num_rows
+            break
+        await rows.aclose()  # type: ignore[attr-defined]
+        assert await client.dataset("/lake/trips").count() == ROWS
+
+    go(work)
+
+
+def test_a_loop_that_is_gone_is_not_woken(local_cluster: jb.LocalCluster) -> None:
+    async def leave() -> None:
+        client = jb.AsyncClient(local_cluster.uri)
+        for _ in range(20):
+            client._connection.action("server.status", "{}").on_done(lambda: None)
+            task = asyncio.ensure_future(client.status())
+            await asyncio.sleep(0)
+            task.cancel()
+
+    for _ in range(3):
+        asyncio.run(leave())
