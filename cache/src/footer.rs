@@ -1,12 +1,14 @@
 //! Footers: what a file says about itself, parsed once a generation.
 //!
-//! A footer is read through the page tier (one run of the file's last 64 KiB, a second where it is longer), checked
-//! against the limits, parsed on the CPU pool, and kept, weighed by its memory. The cache is keyed by file identity,
-//! which includes the generation, so an entry is never out of date; readers that miss together parse once.
+//! A footer is found at the end of its file (`stored`), checked against the limits, parsed on the CPU pool, and kept,
+//! weighed by its memory. The cache is keyed by file identity, which includes the generation, so an entry is never out of
+//! date; readers that miss together parse once.
 //!
 //! Why all of a footer and not the columns asked for: planning needs every row group anyway, and a later read of other
 //! columns would fetch it again. Why no page index here: it is read for the few row groups and columns that a scan finds it
 //! worth for, see `scan::paged`.
+
+mod stored;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaD
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::SchemaDescriptor;
 
+use self::stored::{FOOTER_HINT_BYTES, TAIL_BYTES};
 use crate::dialect::{Dialect, leaves_of};
 use crate::error::ReadError;
 use crate::key::{FileId, sum_of, to_u64};
@@ -231,26 +234,49 @@ impl FooterCache {
     }
 
     async fn get_or_read(&self, file: &OpenFile, pages: &PageTier, pool: &CpuPool) -> Result<Arc<Footer>, ReadError> {
-        let id = file.key.id();
-        let footer = self.footers.try_get_with(id, async {
-            let bytes = read_footer(file, pages, &self.limits).await?;
-            let bytes_len = bytes.len();
-            let (limits, path, size) = (self.limits.clone(), namespace_path(file), file.key.size);
-            let parse = move || Footer::parse(&bytes, FileAt { path: &path, size }, &limits);
-            // Handing a small footer to another thread takes longer than parsing it.
-            let small = bytes_len <= INLINE_FOOTER_BYTES;
-            let parsed = if small { guarded(parse) } else { pool.run(parse).await };
-            parsed
-                .unwrap_or_else(|panic| {
-                    Err(ReadError::corrupt(
-                        &namespace_path(file),
-                        None,
-                        format!("the footer breaks the parser, which {panic}"),
-                    ))
-                })
-                .map(Arc::new)
+        let footer = self.footers.try_get_with(file.key.id(), async {
+            let found = stored::find(file, pages, &self.limits).await?;
+            self.parsed(file, &found, pool).await
         });
         footer.await.map_err(|error: Arc<ReadError>| error.as_ref().clone())
+    }
+
+    /// See [`crate::Cache::stored_footer`].
+    pub(crate) async fn stored(
+        &self,
+        file: &OpenFile,
+        (pages, pool): (&PageTier, &CpuPool),
+        most_bytes: u64,
+    ) -> Result<Bytes, ReadError> {
+        let found = stored::read(file, pages, most_bytes.min(self.limits.footer_bytes)).await?;
+        let id = file.key.id();
+        // It is not waited for those who read it too: they may wait for a node that waits for this one. What is wrong with it,
+        // whoever asked finds out from the same bytes.
+        if !self.footers.contains_key(&id)
+            && let Ok(footer) = self.parsed(file, &found, pool).await
+        {
+            self.footers.insert(id, footer).await;
+        }
+        Ok(found)
+    }
+
+    /// Parses what was found at the end of a file.
+    async fn parsed(&self, file: &OpenFile, found: &Bytes, pool: &CpuPool) -> Result<Arc<Footer>, ReadError> {
+        let bytes = found.slice(..found.len().saturating_sub(to_usize(TAIL_BYTES)?));
+        // Handing a small footer to another thread takes longer than parsing it.
+        let small = bytes.len() <= INLINE_FOOTER_BYTES;
+        let (limits, path, size) = (self.limits.clone(), namespace_path(file), file.key.size);
+        let parse = move || Footer::parse(&bytes, FileAt { path: &path, size }, &limits);
+        let parsed = if small { guarded(parse) } else { pool.run(parse).await };
+        parsed
+            .unwrap_or_else(|panic| {
+                Err(ReadError::corrupt(
+                    &namespace_path(file),
+                    None,
+                    format!("the footer breaks the parser, which {panic}"),
+                ))
+            })
+            .map(Arc::new)
     }
 
     /// The footer of this generation of a file, where it is kept.
@@ -301,73 +327,10 @@ pub(crate) fn namespace_path(file: &OpenFile) -> String {
     format!("{}/{}", file.ufs.mount().trim_end_matches('/'), file.path)
 }
 
-/// Bytes of the first read from a file's end; most footers are shorter.
-const FOOTER_HINT_BYTES: u64 = 64 << 10;
-/// A file of at most so many bytes is read whole with its footer: one request more costs more than to bring twice the
-/// bytes of the first read, and its data is held then.
-const WHOLE_FILE_BYTES: u64 = 2 * FOOTER_HINT_BYTES;
-/// Length of the footer's length and the magic at the very end.
-const TAIL_BYTES: u64 = 8;
-/// Shortest file that can be Parquet: both magics and a length.
-const SHORTEST_FILE_BYTES: u64 = 12;
 /// Memory of a footer besides the metadata itself: schema, dialect, cache entry.
 const FOOTER_OVERHEAD_BYTES: usize = 4096;
 /// What finding one column takes.
 const ROOT_BYTES: usize = 2 * size_of::<usize>();
-
-async fn read_footer(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> Result<Bytes, ReadError> {
-    let path = namespace_path(file);
-    let size = file.key.size;
-    let at = FileAt { path: &path, size };
-    if size < SHORTEST_FILE_BYTES {
-        return Err(at.corrupt(format!("not a Parquet file: it has {size} bytes")));
-    }
-    let start = if size <= WHOLE_FILE_BYTES {
-        0
-    } else {
-        size - FOOTER_HINT_BYTES
-    };
-    let tail = read_one(file, pages, start..size).await?;
-    let length = footer_length(&tail, at)?;
-    let Some(from) = (size - TAIL_BYTES).checked_sub(length).filter(|from| *from >= 4) else {
-        return Err(at.corrupt(format!(
-            "the footer's length of {length} bytes is more than the file has"
-        )));
-    };
-    if length > limits.footer_bytes {
-        let what = "length of the footer in bytes";
-        return Err(at.refused(Refused::Over {
-            what,
-            value: length,
-            limit: limits.footer_bytes,
-        }));
-    }
-    if from >= start {
-        let (from, to) = (from - start, size - TAIL_BYTES - start);
-        return Ok(tail.slice(to_usize(from)?..to_usize(to)?));
-    }
-    read_one(file, pages, from..size - TAIL_BYTES).await
-}
-
-fn footer_length(tail: &Bytes, at: FileAt<'_>) -> Result<u64, ReadError> {
-    let Some((_, end)) = tail.split_last_chunk::<8>() else {
-        return Err(at.corrupt("the end of the file could not be read"));
-    };
-    let [a, b, c, d, magic @ ..] = *end;
-    match &magic {
-        b"PAR1" => Ok(u64::from(u32::from_le_bytes([a, b, c, d]))),
-        b"PARE" => Err(at.corrupt("the footer is encrypted, which is not supported")),
-        _ => Err(at.corrupt("not a Parquet file: it does not end in PAR1")),
-    }
-}
-
-async fn read_one(file: &OpenFile, pages: &PageTier, range: Range<u64>) -> Result<Bytes, ReadError> {
-    let (bytes, _) = pages.read_now(file, std::slice::from_ref(&range)).await?;
-    bytes
-        .into_iter()
-        .next()
-        .ok_or_else(|| ReadError::internal("the page tier gave nothing for a range"))
-}
 
 pub(crate) fn to_usize(value: u64) -> Result<usize, ReadError> {
     usize::try_from(value).map_err(|_| ReadError::internal("a length does not fit this machine"))

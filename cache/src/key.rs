@@ -134,6 +134,13 @@ impl FileId {
     pub(crate) const fn as_u128(self) -> u128 {
         self.0
     }
+
+    /// Reads the text form back; none where it is not one that `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = u128::from_str_radix(text, 16).ok().map(Self)?;
+        (id.to_string() == text).then_some(id)
+    }
 }
 
 impl fmt::Display for FileId {
@@ -273,6 +280,12 @@ mod tests {
             assert!(ids[i + 1..].iter().all(|b| a != b));
         }
         assert_eq!(ids[0], key("s3://b/a", "etag:x", 1).id());
+        for id in ids {
+            assert_eq!(FileId::parse(&id.to_string()), Some(id));
+        }
+        for text in ["", "0", "+f", &"f".repeat(33), &"F".repeat(32)] {
+            assert_eq!(FileId::parse(text), None, "{text}");
+        }
     }
 
     #[test]

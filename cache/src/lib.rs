@@ -61,6 +61,7 @@ use std::time::{Duration, SystemTime};
 
 use arrow::buffer::Buffer;
 use arrow::datatypes::Schema;
+use bytes::Bytes;
 use futures::stream::BoxStream;
 
 use self::budget::{Budget, Purpose};
@@ -243,6 +244,16 @@ impl Cache {
     /// Where storage fails, the file has changed, or its footer is damaged or over the limits.
     pub async fn footer(&self, file: &OpenFile) -> Result<Arc<Footer>, ReadError> {
         self.engine.footer(file).await
+    }
+
+    /// A footer as it is stored, from its first byte to the end of the file, for another node that plans. The pages that it is
+    /// read from are kept, and it is kept parsed, since whoever plans sends readers here.
+    ///
+    /// # Errors
+    /// As [`Cache::footer`], and [`ReadError::LimitExceeded`] where it is longer than `most_bytes`. What it says itself is not
+    /// looked at: whoever parses it finds out.
+    pub async fn stored_footer(&self, file: &OpenFile, most_bytes: u64) -> Result<Bytes, ReadError> {
+        self.engine.stored_footer(file, most_bytes).await
     }
 
     /// Reads row groups as batches, in order. Must be polled on a tokio runtime.

@@ -1,7 +1,7 @@
 //! The HTTP/2 connections of the Flight port: accepted, bounded, told to go away, cut.
 //!
 //! ```text
-//! accepting -> (stop) every connection gets a GOAWAY, its streams go on -> all gone
+//! accepting -> (stop) every connection gets a GOAWAY, its streams go on, its client closes -> all gone
 //! ```
 //! Whoever drops the future cuts what is still open.
 //!
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::flight::{AnswerBody, Connection};
 use crate::gather::gathering;
+use crate::linger::Lingering;
 use crate::listen::{Listen, Peer, Socket, greeted, serve_each};
 
 /// Connections that are open at once; further ones wait to be accepted.
@@ -85,7 +86,7 @@ where
         let answered = answer(request);
         async { Ok::<_, std::convert::Infallible>(answered.await) }
     });
-    let (stream, gathered) = gathering(stream);
+    let (stream, gathered) = gathering(Lingering::new(stream));
     let mut connection = std::pin::pin!(protocol().serve_connection(TokioIo::new(stream), service));
     let outcome = tokio::select! {
         outcome = gathered.driven(connection.as_mut()) => outcome,

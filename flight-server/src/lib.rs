@@ -34,6 +34,7 @@ pub mod filter;
 pub mod flight;
 mod gather;
 pub mod jobs;
+mod linger;
 pub mod listen;
 pub mod local;
 pub mod memory;

@@ -118,7 +118,7 @@ impl Node {
         let datasets = Datasets::new(
             Tree::new(Arc::clone(&namespace), Arc::clone(&stores)),
             Arc::clone(&cache),
-            cluster.footer_holders(),
+            Arc::clone(&cluster.footers),
         );
         let distribution = Arc::new(Distribution::new(&cluster, settings.sql.spread_bytes));
         let sql = SqlEngine::open(settings.sql.clone(), cache.budget().clone(), &settings.data_dir)?;

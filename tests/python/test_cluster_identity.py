@@ -46,6 +46,8 @@ NODE_CALLS: dict[str, Any] = {
         "read_through": False,
         "holders": [],
     },
+    "peer.footers": {"files": [{"uri": "file:///a", "generation": "etag:a", "size": 1}]},
+    "peer.known": {"files": []},
     "peer.residency": {"tickets": []},
     "meta.call": {"cluster": None, "operation": {"get": {"key": "cluster/id"}}},
     "meta.watch": {"cluster": None, "prefix": "nodes/"},

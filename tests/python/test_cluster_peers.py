@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ GIB = 1 << 30
 # One call gives so much at most.
 MOST_BYTES = 64 << 20
 HEADS = {"given", "missing", "nothing_of_file"}
+# What is said of each file by `peer.footers`, one call of which is about so many files at most.
+FOUND = ("given", "as_pages", "missing")
+FILES_PER_CALL = 128
+KNOWN_PER_CALL = 8 * 1024
 REFUSALS = {"INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "ABORTED"}
 TIMEOUT_S = 30.0
 LARGEST_GROWTH_BYTES = 256 << 20
@@ -97,6 +102,27 @@ def pages(node: Node, body: Any) -> tuple[str, bytes]:
     assert b"root:" not in content
     assert len(content) <= MOST_BYTES + 8
     return came, content
+
+
+def footers(node: Node, files: list[dict[str, Any]]) -> tuple[str, list[str]]:
+    """A call of `peer.footers`: "" or the kind of the error, and what was said of each file."""
+    found: dict[int, str] = {}
+    options = flight.FlightCallOptions(timeout=TIMEOUT_S)
+    with node.connect() as client:
+        try:
+            for part in client.do_action(flight.Action("peer.footers", json.dumps({"files": files}).encode()), options):
+                file, kind = struct.unpack("<IB", part.body.to_pybytes()[:5])
+                assert file not in found
+                found[file] = FOUND[kind]
+        except ANSWERED as error:
+            return kind_of(error), []
+    assert sorted(found) == list(range(len(files)))
+    return "", [found[file] for file in range(len(files))]
+
+
+def footer_of(asked: dict[str, Any], **other: Any) -> dict[str, Any]:
+    """What `peer.footers` is asked about the file of a call of `peer.pages`; `other` spoils it."""
+    return {**{key: asked[key] for key in ("uri", "generation", "size")}, **other}
 
 
 def test_what_a_good_node_asks_is_given(lake: Lake) -> None:
@@ -187,6 +213,41 @@ def test_another_version_of_a_file_is_not_given(lake: Lake) -> None:
         assert pages(lake.worker, {**before, "generation": generation})[0] == "INVALID_ARGUMENT"
 
 
+def test_footers_outside_of_the_namespace_or_of_another_version_are_not_given(lake: Lake) -> None:
+    """And a version whose name does not tell it from others, which no good node asks for."""
+    good = lake.request()
+    wrong = [footer_of(good)]
+    wrong += [footer_of(good, generation=generation) for generation in ("etag:0-0-0", "version:9")]
+    wrong += [footer_of(good, generation="etag:a", size=size) for size in (0, 11, 12, 10 * GIB, 2**64 - 1)]
+    for uri in outside(lake).values():
+        for path in (Path("/etc/passwd"), lake.folder / "secret.parquet"):
+            wrong.append(footer_of(good, uri=uri, generation="etag:a", size=path.stat().st_size))
+    for node in lake.cluster.nodes:
+        refused, found = footers(node, wrong)
+        print(f"{node.folder.name}: {found}")
+        assert not refused
+        assert "given" not in found
+
+
+def test_lists_of_files_that_are_none(lake: Lake) -> None:
+    good = footer_of(lake.request())
+    assert footers(lake.worker, []) == ("", [])
+    assert footers(lake.worker, [good] * FILES_PER_CALL) == ("", ["missing"] * FILES_PER_CALL)
+    wrong = [
+        [good] * (FILES_PER_CALL + 1),
+        [good, {**good, "generation": "nonsense"}],
+        [{**good, "size": -1}],
+        [{**good, "size": 2**64}],
+        [{**good, "color": "red"}],
+    ]
+    for files in wrong:
+        assert footers(lake.worker, files)[0] == "INVALID_ARGUMENT"
+    with lake.worker.connect() as client:
+        ids = ["", "nonsense", "f" * 32, "f" * 33, "\u0000", "0" * 10_000]
+        assert act(client, "peer.known", {"files": ids}) == {"known": [False] * len(ids)}
+    assert call(lake.worker, "peer.known", {"files": [""] * (KNOWN_PER_CALL + 1)})[0] == "INVALID_ARGUMENT"
+
+
 WRONG_BODIES: dict[str, bytes] = {
     "empty": b"",
     "no object": b"[]",
@@ -198,7 +259,9 @@ WRONG_BODIES: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("action", ["peer.pages", "peer.residency", "meta.call", "meta.watch"])
+@pytest.mark.parametrize(
+    "action", ["peer.pages", "peer.footers", "peer.known", "peer.residency", "meta.call", "meta.watch"]
+)
 def test_bodies_that_are_none(lake: Lake, action: str) -> None:
     for name, raw in WRONG_BODIES.items():
         for node in lake.cluster.nodes:

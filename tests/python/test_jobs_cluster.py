@@ -45,6 +45,11 @@ MOST_AGAIN = 0.02
 MOST_AGAIN_WHEN_MOVED = 0.1
 MOST_BY_MEAN = 1.2
 GRACE = "2s"
+# Calls between nodes, and those of them by which they ask each other for files.
+PEER_CALLS = "jetbridge_peer_calls_total"
+FILE_CALLS = ("peer.footers", "peer.known", "peer.pages")
+# Many files go into one call: of all calls together there is one for at least so many files.
+LEAST_FILES_A_CALL = 4
 # Requests that are let go of are over at once, and on a busy machine well before their bodies have come.
 ENDED_WITHIN_S = 3.0
 # A machine that stands still for a moment changes a rate that is measured, but not each time.
@@ -86,6 +91,10 @@ class Lake:
         assert self.store.others == []
         assert set(sources) == {source}, sources
         assert_same(table, expected)
+
+    def file_calls(self) -> dict[str, float]:
+        """Calls by which nodes asked each other for files so far, by action."""
+        return {action: sum(node.total(PEER_CALLS, action=action) for node in self.nodes) for action in FILE_CALLS}
 
     def holders(self) -> dict[str, set[str]]:
         """The nodes that hold a file's pages, by file."""
@@ -312,18 +321,23 @@ def test_all_workers_together_keep_the_bandwidth(tmp_path: Path) -> None:
 
 
 def test_work_is_shared_evenly(start: Callable[..., Lake], tmp_path: Path) -> None:
-    """Many equal files: no worker has much more than its third."""
+    """Many equal files: no worker has much more than its third, and nobody asks another for them one by one."""
     shape = Shape(files=600, groups=1, rows=1_024, columns=("n", "a"))
-    shape.write(tmp_path / "many")
+    expected = shape.write(tmp_path / "many")
     lake = start(tmp_path / "many")
+    planned = lake.file_calls()
     with lake.cluster.coordinator.connect() as client:
         job = jobs.preload(client, "/c")
+    print(f"calls for {shape.files} files: {planned} to plan them, {lake.file_calls()} in the end")
+    assert planned["peer.footers"] >= WORKERS
+    assert LEAST_FILES_A_CALL * sum(lake.file_calls().values()) <= shape.files
     for name in ("row_groups_done", "bytes_done", "tasks_done"):
         counts = [worker[name] for worker in job["workers"]]
         print(f"{name}: {counts}, max/mean {max(counts) / (sum(counts) / WORKERS):.3f}")
         assert len(counts) == WORKERS
         assert name == "tasks_done" or max(counts) / (sum(counts) / WORKERS) <= MOST_BY_MEAN
     print(f"{shape.files} files in {job['elapsed_s']:.2f} s")
+    lake.assert_free("memory", expected)
 
 
 # Who dies meanwhile.

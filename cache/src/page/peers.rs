@@ -17,4 +17,10 @@ pub trait Peers: fmt::Debug + Send + Sync {
     /// Exactly these bytes of a file version; none where no peer gives all of them soon. It never fails and never waits
     /// long: storage is asked next. Bytes that were damaged on their way are none.
     async fn fetch(&self, file: &FileKey, bytes: Range<u64>) -> Option<Bytes>;
+
+    /// The footer of a file version, from its first byte to the end of the file, where a peer gives it without what lies
+    /// around it; none where its bytes are to be asked for as any others. It never fails, and may wait for the peer's storage.
+    async fn footer(&self, _file: &FileKey) -> Option<Bytes> {
+        None
+    }
 }

@@ -194,6 +194,10 @@ impl Engine {
     pub(crate) async fn footer(&self, file: &OpenFile) -> Result<Arc<Footer>, ReadError> {
         self.footers.get(file, &self.pages, &self.pool).await
     }
+
+    pub(crate) async fn stored_footer(&self, file: &OpenFile, most_bytes: u64) -> Result<Bytes, ReadError> {
+        self.footers.stored(file, (&self.pages, &self.pool), most_bytes).await
+    }
 }
 
 /// Why data could not be decoded: the limit that refused it, else what the decoder said.

@@ -1,5 +1,6 @@
 //! The crate's parts together: files on disk, through all tiers, to batches.
 
+mod footers;
 mod hostile;
 mod paged;
 mod pauses;

@@ -2,39 +2,389 @@
 //!
 //! Whoever plans a dataset needs the footers of all its files, and so does each worker of its own: asked of the owner,
 //! storage gives each once, however many nodes plan, and of a small file the owner has the whole then.
+//!
+//! ```text
+//! FooterPeers ── Batches ──peer.footers: many files──> the owner ── reads through what it does not hold, and keeps it
+//!                                                          └──peer.known: the same files──> others that may hold them
+//! ```
+//! A call is about many files, and is answered file by file, as they are read. What comes is a footer's own bytes, not the
+//! pages that it lies in: a planner has no use for these. An owner that has to read asks first, once for the whole call, who
+//! of the others holds anything; of files that nobody has read yet nobody is asked one by one.
+//!
+//! What an owner does not give is asked for as pages, of the others and of storage: an owner that failed is not asked for
+//! the same file again at once. One that says that a footer is too long to be given so is asked for its pages.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use jetbridge_cache::key::FileKey;
+use async_trait::async_trait;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures::future;
+use jetbridge_cache::key::{FileId, FileKey, Generation, GenerationError};
 use jetbridge_cache::page::Peers;
 use jetbridge_catalog::membership::View;
 use jetbridge_catalog::placement::{FileKey as PlacedFile, SplitLoad};
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::peers::{PeerPool, PeerReads, Reach};
-use super::{Cluster, STAND_INS, Sight};
+use super::batches::{Answers, Ask, Batches};
+use super::peers::{
+    MAX_BODY_BYTES, PagesRequest, Patience, PeerPool, PieceError, Reach, count_read, is_sound, next_piece,
+};
+use super::{STAND_INS, Sight};
 
-/// Whom a node asks for footers.
-#[derive(Debug)]
-pub struct FooterHolders {
-    pool: Arc<PeerPool>,
-    sight: Arc<Sight>,
+/// Name of the action that gives footers.
+pub const FOOTERS_ACTION: &str = "peer.footers";
+/// Name of the action that tells of which file versions a node holds anything.
+pub const KNOWN_ACTION: &str = "peer.known";
+
+/// Most files that one call of `peer.footers` is about.
+pub const FILES_PER_CALL: usize = 128;
+/// Calls to one owner that are under way at once: one that waits for a slow file does not hold up all others.
+const CALLS_AT_ONCE: usize = 3;
+/// Longest footer that is given alone, in bytes; of a longer one the pages are worth a call of their own.
+pub const MOST_FOOTER_BYTES: u64 = 256 << 10;
+/// Files that a plan opens together: those of them that it reads itself cost one question to each other holder.
+pub const FILES_TOGETHER: usize = 1024;
+/// Most files that one call of `peer.known` is about.
+pub const MAX_KNOWN_FILES: usize = 8 * FILES_TOGETHER;
+
+/// Longest URI and generation together that are asked for with others, in bytes.
+const MOST_NAME_BYTES: usize = 4 << 10;
+/// What else is written of a file, about.
+const FIELDS_BYTES: usize = 128;
+
+const _: () = assert!(FILES_PER_CALL * (MOST_NAME_BYTES + FIELDS_BYTES) < MAX_BODY_BYTES);
+
+/// A file version of which the footer is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FooterOf {
+    /// The file's canonical storage URI.
+    pub uri: String,
+    /// Its generation, in the cache's text form.
+    pub generation: String,
+    /// Its length in bytes.
+    pub size: u64,
 }
 
-impl Cluster {
-    /// Whom this node asks for footers.
-    pub fn footer_holders(&self) -> FooterHolders {
-        FooterHolders {
-            pool: Arc::clone(&self.peers),
-            sight: Arc::clone(&self.sight),
+impl FooterOf {
+    fn of(file: &FileKey) -> Self {
+        Self {
+            uri: file.uri.to_string(),
+            generation: file.generation.to_string(),
+            size: file.size,
+        }
+    }
+
+    /// The file, as the cache names it.
+    ///
+    /// # Errors
+    /// A generation that is none.
+    pub fn key(&self) -> Result<FileKey, GenerationError> {
+        Ok(FileKey {
+            uri: self.uri.as_str().into(),
+            generation: Generation::parse(&self.generation)?,
+            size: self.size,
+        })
+    }
+}
+
+/// What `peer.footers` is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FootersRequest {
+    /// The files.
+    pub files: Vec<FooterOf>,
+}
+
+/// What `peer.footers` answers of one file; each has one such part, in any order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FooterPart {
+    /// The file's place in the request.
+    pub file: u32,
+    /// What was found.
+    pub found: Found,
+}
+
+/// What a node finds of a footer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Its bytes, from its first to the end of the file.
+    Given(Bytes),
+    /// It is longer than [`MOST_FOOTER_BYTES`], or none: the bytes are to be asked for as any others.
+    AsPages,
+    /// The file cannot be read there now.
+    Missing,
+}
+
+const GIVEN: u8 = 0;
+const AS_PAGES: u8 = 1;
+const MISSING: u8 = 2;
+/// A part's file and kind.
+const PART_HEAD_BYTES: usize = 5;
+/// The sum before a footer.
+const SUM_BYTES: usize = 8;
+
+impl FooterPart {
+    /// As it is sent: the file (u32) and the kind of what was found (u8); of a footer then its xxh3-64 and its bytes. Numbers
+    /// are little endian.
+    #[must_use]
+    pub fn encode(&self) -> Bytes {
+        let mut part = BytesMut::with_capacity(PART_HEAD_BYTES);
+        part.put_u32_le(self.file);
+        match &self.found {
+            Found::Given(footer) => {
+                part.reserve(1 + SUM_BYTES + footer.len());
+                part.put_u8(GIVEN);
+                part.put_u64_le(xxh3_64(footer));
+                part.put_slice(footer);
+            }
+            Found::AsPages => part.put_u8(AS_PAGES),
+            Found::Missing => part.put_u8(MISSING),
+        }
+        part.freeze()
+    }
+
+    fn decode(mut part: Bytes) -> Result<Self, PieceError> {
+        if part.len() < PART_HEAD_BYTES {
+            return Err(PieceError::NoAnswer);
+        }
+        let (file, kind) = (part.get_u32_le(), part.get_u8());
+        let found = match kind {
+            GIVEN if part.len() >= SUM_BYTES => {
+                let sum = part.get_u64_le().to_le_bytes();
+                match is_sound(&part, sum) {
+                    true => Found::Given(part),
+                    false => return Err(PieceError::Damaged),
+                }
+            }
+            AS_PAGES => Found::AsPages,
+            MISSING => Found::Missing,
+            _ => return Err(PieceError::NoAnswer),
+        };
+        Ok(Self { file, found })
+    }
+}
+
+/// What `peer.known` is asked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownRequest {
+    /// Ids of file versions, in the cache's text form.
+    pub files: Vec<String>,
+}
+
+/// What `peer.known` answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KnownAnswer {
+    /// Whether anything is held, one a file.
+    pub known: Vec<bool>,
+}
+
+/// Calls of `peer.footers`.
+pub(super) struct FooterCalls(pub(super) Arc<PeerPool>);
+
+#[async_trait]
+impl Ask for FooterCalls {
+    type Question = FooterOf;
+    type Answer = Found;
+    const CALLS: usize = CALLS_AT_ONCE;
+    const QUESTIONS: usize = FILES_PER_CALL;
+
+    async fn ask(&self, id: &str, files: Vec<FooterOf>, mut answers: Answers<Found>) {
+        let request = FootersRequest { files };
+        let Some(mut parts) = self.0.ask(id, FOOTERS_ACTION, &request, Patience::Plan).await else {
+            return;
+        };
+        for _ in &request.files {
+            let part = next_piece(&mut parts).await.and_then(FooterPart::decode);
+            let answered = part.and_then(|part| {
+                let file = usize::try_from(part.file).unwrap_or(usize::MAX);
+                let is_asked = answers.give(file, part.found);
+                is_asked.then_some(()).ok_or(PieceError::NoAnswer)
+            });
+            if let Err(error) = answered {
+                return self.0.broke_off(id, &error);
+            }
         }
     }
 }
 
+/// Whom a node asks for footers.
+pub struct FooterHolders {
+    pool: Arc<PeerPool>,
+    sight: Arc<Sight>,
+    footers: Arc<Batches<FooterCalls>>,
+}
+
+impl fmt::Debug for FooterHolders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FooterHolders")
+            .field("pool", &self.pool)
+            .finish_non_exhaustive()
+    }
+}
+
 impl FooterHolders {
-    /// Those that may hold a file's footer; none where that is this node alone.
-    pub fn of(&self, file: &FileKey) -> Option<Arc<dyn Peers>> {
-        let holders = holders(&self.sight.view.read(), &file.uri);
-        PeerReads::among(&self.pool, holders.into(), Reach::Plan)
+    pub(super) fn new(pool: &Arc<PeerPool>, sight: &Arc<Sight>) -> Self {
+        Self {
+            pool: Arc::clone(pool),
+            sight: Arc::clone(sight),
+            footers: Batches::new(FooterCalls(Arc::clone(pool))),
+        }
+    }
+
+    /// Those that may hold the footers of these files, or, where none are given, of any file.
+    pub fn of(self: &Arc<Self>, files: Vec<FileKey>, reach: Reach) -> Arc<dyn Peers> {
+        Arc::new(FooterPeers {
+            holders: Arc::clone(self),
+            reach,
+            files,
+            known: OnceCell::new(),
+        })
+    }
+
+    /// Whether any other node owns files.
+    pub fn are_there(&self) -> bool {
+        let view = self.sight.view.read();
+        let mut seats = view.placement.seats().taken();
+        seats.any(|(_, seat)| seat.id.as_str() != self.pool.own_id())
+    }
+
+    /// What the owner gives of a footer.
+    async fn footer(&self, owner: &str, file: &FileKey) -> Option<Bytes> {
+        let asked = FooterOf::of(file);
+        if asked.uri.len() + asked.generation.len() > MOST_NAME_BYTES {
+            return None;
+        }
+        match self.footers.ask(owner, asked).await {
+            Some(Found::Given(footer)) => {
+                count_read(u64::try_from(footer.len()).unwrap_or(u64::MAX));
+                Some(footer)
+            }
+            Some(Found::AsPages) => None,
+            Some(Found::Missing) | None => {
+                self.pool.note_nothing(owner, file.id());
+                None
+            }
+        }
+    }
+
+    /// Of which of these files a node holds anything; of none where it does not say.
+    async fn known(&self, id: &str, files: &[FileId]) -> HashSet<FileId> {
+        let request = KnownRequest {
+            files: files.iter().map(FileId::to_string).collect(),
+        };
+        let patience = Patience::Reader;
+        let Some(mut answer) = self.pool.ask(id, KNOWN_ACTION, &request, patience).await else {
+            return HashSet::new();
+        };
+        let told: Option<KnownAnswer> = self.pool.first(id, &mut answer, patience).await;
+        let known = told.map(|told| told.known).unwrap_or_default();
+        let known = files.iter().zip(known).filter(|(_, is_known)| *is_known);
+        known.map(|(file, _)| *file).collect()
+    }
+}
+
+/// Whom to ask for files that are opened together.
+struct FooterPeers {
+    holders: Arc<FooterHolders>,
+    /// Whether owners are asked to read through, for a plan, or this node reads through itself.
+    reach: Reach,
+    files: Vec<FileKey>,
+    /// Of those of them that this node has to find itself: who said to hold anything.
+    known: OnceCell<HashMap<FileId, Vec<String>>>,
+}
+
+impl fmt::Debug for FooterPeers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FooterPeers")
+            .field("reach", &self.reach)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FooterPeers {
+    /// The owner of a file, where that is to read through and is another, and the others that may hold it.
+    fn whom(&self, file: &FileKey) -> (Option<String>, Vec<String>) {
+        let own_id = self.holders.pool.own_id();
+        let mut others = holders(&self.holders.sight.view.read(), &file.uri);
+        let is_asked = self.reach == Reach::Owner && others.first().is_some_and(|owner| owner != own_id);
+        let owner = is_asked.then(|| others.remove(0));
+        others.retain(|id| id != own_id);
+        (owner, others)
+    }
+
+    /// Asks each node once, about all of the files.
+    async fn ask_who_knows(&self) -> HashMap<FileId, Vec<String>> {
+        let mut holders: HashMap<FileId, Vec<String>> = HashMap::new();
+        let mut asked: BTreeMap<String, Vec<FileId>> = BTreeMap::new();
+        for file in &self.files {
+            let (owner, others) = self.whom(file);
+            if owner.is_none() {
+                let id = file.id();
+                for other in &others {
+                    asked.entry(other.clone()).or_default().push(id);
+                }
+                holders.insert(id, others);
+            }
+        }
+        let calls = asked.into_iter().map(|(other, files)| async move {
+            let known = self.holders.known(&other, &files).await;
+            (other, known)
+        });
+        let known: HashMap<String, HashSet<FileId>> = future::join_all(calls).await.into_iter().collect();
+        for (id, others) in &mut holders {
+            others.retain(|other| known.get(other).is_some_and(|files| files.contains(id)));
+        }
+        holders
+    }
+
+    fn patience(&self) -> Patience {
+        match self.reach {
+            Reach::Owner => Patience::Plan,
+            Reach::Held => Patience::Reader,
+        }
+    }
+}
+
+#[async_trait]
+impl Peers for FooterPeers {
+    async fn fetch(&self, file: &FileKey, bytes: Range<u64>) -> Option<Bytes> {
+        let (pool, id, patience) = (&self.holders.pool, file.id(), self.patience());
+        let (owner, mut others) = self.whom(file);
+        let mut request = PagesRequest::of(file, &bytes);
+        if let Some(owner) = owner {
+            if !pool.has_nothing(&owner, id) {
+                request.read_through = true;
+                request.holders.clone_from(&others);
+                let given = pool.pages(&owner, id, &request, patience).await;
+                if given.is_some() {
+                    return given;
+                }
+                request.read_through = false;
+            }
+        } else if !others.is_empty()
+            && let Some(known) = self.known.get_or_init(|| self.ask_who_knows()).await.get(&id)
+        {
+            others.clone_from(known);
+        }
+        for other in &others {
+            let given = pool.pages(other, id, &request, patience).await;
+            if given.is_some() {
+                return given;
+            }
+        }
+        None
+    }
+
+    async fn footer(&self, file: &FileKey) -> Option<Bytes> {
+        let (owner, _) = self.whom(file);
+        self.holders.footer(&owner?, file).await
     }
 }
 
@@ -57,4 +407,44 @@ fn holders(view: &View, uri: &str) -> Vec<String> {
         }
     }
     holders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_footer_reads_back() {
+        let footer = Bytes::from_static(b"thrift\x06\0\0\0PAR1");
+        for found in [
+            Found::Given(footer),
+            Found::Given(Bytes::new()),
+            Found::AsPages,
+            Found::Missing,
+        ] {
+            let part = FooterPart { file: 70_000, found };
+            assert_eq!(FooterPart::decode(part.encode()).unwrap(), part);
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_not_taken() {
+        let footer = Bytes::from_static(b"thrift");
+        let part = FooterPart {
+            file: 1,
+            found: Found::Given(footer),
+        };
+        let sent = part.encode();
+        for length in 0..sent.len() {
+            assert!(FooterPart::decode(sent.slice(..length)).is_err(), "{length}");
+        }
+        for at in PART_HEAD_BYTES..sent.len() {
+            let mut spoilt = sent.to_vec();
+            spoilt[at] ^= 1;
+            let spoilt = FooterPart::decode(spoilt.into());
+            assert!(matches!(spoilt, Err(PieceError::Damaged)), "{at}");
+        }
+        let unknown = FooterPart::decode(Bytes::from_static(&[0, 0, 0, 0, 9]));
+        assert!(matches!(unknown, Err(PieceError::NoAnswer)));
+    }
 }

@@ -17,12 +17,14 @@
 //! | `cluster/lease.rs` | the lease that says that this node is alive |
 //! | `cluster/seals.rs` | the keys of tickets, shared |
 //! | `cluster/peers.rs` | bytes from other nodes |
-//! | `cluster/footers.rs` | whom to ask for footers |
+//! | `cluster/footers.rs` | footers from other nodes, for plans |
+//! | `cluster/batches.rs` | many questions to a node in few calls |
 //! | `cluster/hot.rs` | splits that more nodes serve than own |
 //! | `cluster/clock.rs` | the time that tickets are dated by |
 //!
 //! Architecture invariant: a read never waits for the metadata store; it goes by the last view.
 
+mod batches;
 pub mod clock;
 pub mod follow;
 pub mod footers;
@@ -48,6 +50,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::clock::{Clock, ClockAnswer};
+use self::footers::FooterHolders;
 use self::hot::Hot;
 pub use self::identity::{Identity, IdentityError};
 use self::lease::Lease;
@@ -117,6 +120,8 @@ pub struct Cluster {
     ending: CancellationToken,
     /// Connections to the others.
     pub peers: Arc<PeerPool>,
+    /// Whom this node asks for footers.
+    pub footers: Arc<FooterHolders>,
     /// What nodes of this cluster know each other by.
     pub pass: Pass,
 }
@@ -167,8 +172,10 @@ impl Cluster {
             is_store_away: watch::Sender::new(false),
         });
         let directory: Arc<dyn Directory> = Arc::clone(&sight) as _;
+        let peers = Arc::new(PeerPool::new(parts.identity.id.clone(), parts.pass.clone(), directory));
         Ok(Self {
-            peers: Arc::new(PeerPool::new(parts.identity.id.clone(), parts.pass.clone(), directory)),
+            footers: Arc::new(FooterHolders::new(&peers, &sight)),
+            peers,
             lease: Lease::new(Arc::clone(&parts.store.store), node_id.clone(), &parts.identity),
             node_id,
             identity: parts.identity,

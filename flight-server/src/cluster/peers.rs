@@ -11,6 +11,8 @@
 //!
 //! Why nobody goes in circles: an owner that reads through for a peer asks others only for what they hold.
 //!
+//! Footers, of which a plan needs very many, are asked for by themselves, many in one call ([`super::footers`]).
+//!
 //! What is asked of a peer never fails a read and never holds one up for long: a node that does not say at once what it has
 //! is left alone for a while ([`SHUN`]), and storage is asked. Bytes are checked by their sum, as those from a disk are.
 
@@ -50,7 +52,7 @@ pub const RESIDENCY_ACTION: &str = "peer.residency";
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a peer may take to say whether it has what is asked for.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
-/// The same where a plan asks for the footers of many files at once: the calls wait for one another there.
+/// The same where a plan asks for the footers of many files at once: that is much to do for a node.
 const PLAN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may take for an action that its users wait for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +60,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 const PIECE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a peer that failed is not asked again.
 const SHUN: Duration = Duration::from_secs(2);
-/// How long a peer that held nothing of a file is not asked for that file.
+/// How long a peer that held nothing of a file, or did not give its footer, is not asked for that file.
 const KNOWS_NOTHING: Duration = Duration::from_secs(2);
 /// Most pairs of peer and file that are remembered for that.
 const KNOWS_NOTHING_ENTRIES: u64 = 100_000;
@@ -91,6 +93,21 @@ pub struct PagesRequest {
     pub read_through: bool,
     /// Ids of nodes that may hold it, for one that reads through.
     pub holders: Vec<String>,
+}
+
+impl PagesRequest {
+    /// Asks for bytes of a file where they are held.
+    pub(super) fn of(file: &FileKey, bytes: &Range<u64>) -> Self {
+        Self {
+            uri: file.uri.to_string(),
+            generation: file.generation.to_string(),
+            size: file.size,
+            start: bytes.start,
+            end: bytes.end,
+            read_through: false,
+            holders: Vec::new(),
+        }
+    }
 }
 
 /// What the first part of the answer of `peer.pages` says.
@@ -187,8 +204,7 @@ impl PeerPool {
             return None;
         }
         let mut client = self.client(&self.directory.address_of(id)?)?;
-        let mut asked = Request::new(Action::new(RESIDENCY_ACTION, body));
-        self.pass.show(asked.metadata_mut());
+        let asked = self.request(RESIDENCY_ACTION, body);
         let answer = async { client.do_action(asked).await?.into_inner().message().await };
         // This is advice: who is slow to give it is not suspected of anything, who refuses the connection is.
         let answer = match timeout(HEAD_TIMEOUT, answer).await {
@@ -214,8 +230,7 @@ impl PeerPool {
             .address_of(id)
             .ok_or_else(|| failed(&"it has no address"))?;
         let mut client = self.client(&address).ok_or_else(|| failed(&"its address is none"))?;
-        let mut request = Request::new(Action::new(action, body.to_string()));
-        self.pass.show(request.metadata_mut());
+        let request = self.request(action, body.to_string());
         let answer = async { client.do_action(request).await?.into_inner().message().await };
         let answer = timeout(CALL_TIMEOUT, answer)
             .await
@@ -233,9 +248,14 @@ impl PeerPool {
     }
 
     /// Pages of a node's tier.
-    async fn pages(&self, id: &str, file: FileId, request: &PagesRequest, patience: Patience) -> Option<Bytes> {
-        let nothing = (id.to_owned(), file);
-        if !request.read_through && self.knows_nothing.contains_key(&nothing) {
+    pub(super) async fn pages(
+        &self,
+        id: &str,
+        file: FileId,
+        request: &PagesRequest,
+        patience: Patience,
+    ) -> Option<Bytes> {
+        if !request.read_through && self.has_nothing(id, file) {
             return None;
         }
         let mut answer = self.ask(id, PAGES_ACTION, request, patience).await?;
@@ -243,23 +263,47 @@ impl PeerPool {
             PagesHead::Given => {}
             PagesHead::Missing => return None,
             PagesHead::NothingOfFile => {
-                self.knows_nothing.insert(nothing, ());
+                self.note_nothing(id, file);
                 return None;
             }
         }
-        let length = usize::try_from(request.end - request.start).ok()?;
-        let given = read_pieces(&mut answer, length).await;
-        match &given {
-            Ok(_) => {}
-            // It has what it says, and storage failed it: the reader finds that out for itself.
-            Err(PieceError::Status(status)) if status.code() != Code::Unavailable => {}
-            Err(error) => self.shun(id, error),
+        let bytes = request.end - request.start;
+        match read_pieces(&mut answer, usize::try_from(bytes).ok()?).await {
+            Ok(given) => {
+                count_read(bytes);
+                Some(given)
+            }
+            Err(error) => {
+                self.broke_off(id, &error);
+                None
+            }
         }
-        given.ok()
+    }
+
+    /// The id of this node, which is never asked.
+    pub(super) fn own_id(&self) -> &str {
+        &self.own_id
+    }
+
+    /// Whether a node had nothing of a file just now, or did not give its footer.
+    pub(super) fn has_nothing(&self, id: &str, file: FileId) -> bool {
+        self.knows_nothing.contains_key(&(id.to_owned(), file))
+    }
+
+    /// Remembers that for a while.
+    pub(super) fn note_nothing(&self, id: &str, file: FileId) {
+        self.knows_nothing.insert((id.to_owned(), file), ());
+    }
+
+    fn request(&self, action: &str, body: impl Into<Bytes>) -> Request<Action> {
+        metrics::counter!("jetbridge_peer_calls_total", "action" => action.to_owned()).increment(1);
+        let mut request = Request::new(Action::new(action, body));
+        self.pass.show(request.metadata_mut());
+        request
     }
 
     /// Calls an action of a node; none where it cannot be reached now.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         id: &str,
         action: &str,
@@ -270,8 +314,7 @@ impl PeerPool {
             return None;
         }
         let mut client = self.client(&self.directory.address_of(id)?)?;
-        let mut request = Request::new(Action::new(action, serde_json::to_vec(body).ok()?));
-        self.pass.show(request.metadata_mut());
+        let request = self.request(action, serde_json::to_vec(body).ok()?);
         match timeout(patience.head_timeout(), client.do_action(request)).await {
             Ok(Ok(answer)) => Some(answer.into_inner()),
             Ok(Err(status)) => {
@@ -286,7 +329,7 @@ impl PeerPool {
     }
 
     /// The first part of an answer, as JSON.
-    async fn first<T: DeserializeOwned>(
+    pub(super) async fn first<T: DeserializeOwned>(
         &self,
         id: &str,
         answer: &mut Streaming<arrow_flight::Result>,
@@ -346,8 +389,17 @@ impl PeerPool {
     fn is_late(&self, id: &str, elapsed: &Elapsed, patience: Patience) {
         match patience {
             Patience::Reader => self.shun(id, elapsed),
-            // A plan makes so many calls at once that being late is a sign of them alone.
+            // A plan asks for so much at once that being late is a sign of that alone.
             Patience::Plan => {}
+        }
+    }
+
+    /// An answer that had begun did not come to its end.
+    pub(super) fn broke_off(&self, id: &str, error: &PieceError) {
+        match error {
+            // It has what it says, and storage failed it: the reader finds that out for itself.
+            PieceError::Status(status) if status.code() != Code::Unavailable => {}
+            error => self.shun(id, error),
         }
     }
 
@@ -376,15 +428,13 @@ impl fmt::Debug for PeerPool {
 pub enum Reach {
     /// The owner, if it is another, is asked to read through.
     Owner,
-    /// The same, for what a plan needs of many files at once.
-    Plan,
     /// Everybody is asked only for what they hold.
     Held,
 }
 
 /// How long is waited for a peer to say whether it has what is asked for.
 #[derive(Debug, Clone, Copy)]
-enum Patience {
+pub(super) enum Patience {
     /// As long as a reader may be held up; who is late is left alone.
     Reader,
     /// As long as a plan may be.
@@ -428,23 +478,15 @@ impl Peers for PeerReads {
     async fn fetch(&self, file: &FileKey, bytes: Range<u64>) -> Option<Bytes> {
         let is_owner = self.holders.first() == Some(&self.pool.own_id);
         let mut request = PagesRequest {
-            uri: file.uri.to_string(),
-            generation: file.generation.to_string(),
-            size: file.size,
-            start: bytes.start,
-            end: bytes.end,
             read_through: self.reach != Reach::Held && !is_owner,
             holders: self.holders.to_vec(),
+            ..PagesRequest::of(file, &bytes)
         };
         let id = file.id();
-        let patience = match self.reach {
-            Reach::Plan => Patience::Plan,
-            Reach::Owner | Reach::Held => Patience::Reader,
-        };
         for holder in self.holders.iter() {
-            if let Some(given) = self.pool.pages(holder, id, &request, patience).await {
-                metrics::counter!("jetbridge_peer_read_bytes_total").increment(bytes.end - bytes.start);
-                return Some(given);
+            let given = self.pool.pages(holder, id, &request, Patience::Reader).await;
+            if given.is_some() {
+                return given;
             }
             // Only the first of them is its owner.
             request.read_through = false;
@@ -453,9 +495,23 @@ impl Peers for PeerReads {
     }
 }
 
+/// Counts what a peer gave.
+pub(super) fn count_read(bytes: u64) {
+    metrics::counter!("jetbridge_peer_read_bytes_total").increment(bytes);
+}
+
+/// Whether bytes are those that a peer sent, by their sum.
+pub(super) fn is_sound(bytes: &[u8], sum: [u8; 8]) -> bool {
+    let is_sound = sum == xxh3_64(bytes).to_le_bytes();
+    if !is_sound {
+        metrics::counter!("jetbridge_peer_checksum_failures_total").increment(1);
+    }
+    is_sound
+}
+
 /// Why pieces did not come to the whole.
 #[derive(Debug, thiserror::Error)]
-enum PieceError {
+pub(super) enum PieceError {
     #[error("it sent nothing for {} s", PIECE_TIMEOUT.as_secs())]
     Silent,
     #[error("{0}")]
@@ -464,6 +520,8 @@ enum PieceError {
     Length,
     #[error("what it sent was damaged on the way")]
     Damaged,
+    #[error("it sent what is no answer to what it was asked")]
+    NoAnswer,
 }
 
 async fn read_pieces(answer: &mut Streaming<arrow_flight::Result>, length: usize) -> Result<Bytes, PieceError> {
@@ -475,15 +533,15 @@ async fn read_pieces(answer: &mut Streaming<arrow_flight::Result>, length: usize
         return Err(PieceError::Length);
     }
     let sum = next_piece(answer).await?;
-    if sum[..] == xxh3_64(&whole).to_le_bytes() {
-        Ok(whole.freeze())
-    } else {
-        metrics::counter!("jetbridge_peer_checksum_failures_total").increment(1);
-        Err(PieceError::Damaged)
+    match <[u8; 8]>::try_from(&sum[..]) {
+        Ok(sum) if is_sound(&whole, sum) => Ok(whole.freeze()),
+        Ok(_) => Err(PieceError::Damaged),
+        Err(_) => Err(PieceError::Length),
     }
 }
 
-async fn next_piece(answer: &mut Streaming<arrow_flight::Result>) -> Result<Bytes, PieceError> {
+/// The next part of an answer.
+pub(super) async fn next_piece(answer: &mut Streaming<arrow_flight::Result>) -> Result<Bytes, PieceError> {
     match timeout(PIECE_TIMEOUT, answer.message()).await {
         Ok(Ok(Some(piece))) if !piece.body.is_empty() => Ok(piece.body),
         Ok(Ok(_)) => Err(PieceError::Length),

@@ -2,16 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use clap::Parser;
+use futures::future::join_all;
 use jetbridge_catalog::meta::conformance;
 use jetbridge_catalog::meta::{Expect, MetaError, MetaStore, WatchEvent};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::batches::{Answers, Ask, Batches};
+use super::footers::{FooterCalls, FooterOf, Found};
 use super::pass::Pass;
 use super::peers::{Directory, PeerPool};
 use super::remote::RemoteStore;
@@ -138,20 +143,85 @@ impl Directory for Heard {
     }
 }
 
+impl Heard {
+    fn of(served: &Served) -> Arc<Self> {
+        Arc::new(Self {
+            uri: served.uri.clone(),
+            unreachable: Mutex::default(),
+        })
+    }
+}
+
+/// A pool of a node called `asks`, whose connection is there by the time that it counts.
+async fn connected(heard: &Arc<Heard>) -> Arc<PeerPool> {
+    let pool = PeerPool::new("asks".to_owned(), Pass::of(None).unwrap(), Arc::clone(heard) as _);
+    let status = pool.call("asked", "server.status", &serde_json::json!({})).await;
+    assert!(status.is_ok(), "{status:?}");
+    Arc::new(pool)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_refuses_a_question_is_not_taken_for_lost() {
     let folder = tempfile::tempdir().unwrap();
     let served = serve(folder.path(), "127.0.0.1:0").await;
-    let heard = Arc::new(Heard {
-        uri: served.uri.clone(),
-        unreachable: Mutex::default(),
-    });
-    let peers = PeerPool::new("asks".to_owned(), Pass::of(None).unwrap(), Arc::clone(&heard) as _);
-    // The connection is there by the time that it counts.
-    let status = peers.call("asked", "server.status", &serde_json::json!({})).await;
-    assert!(status.is_ok(), "{status:?}");
+    let heard = Heard::of(&served);
+    let peers = connected(&heard).await;
     // More tickets than it takes at once.
     assert!(peers.residency("asked", &vec![Bytes::new(); 10_001]).await.is_none());
+    assert!(heard.unreachable.lock().is_empty());
+    served.stop().await;
+}
+
+/// Calls for footers, counted.
+struct Counted {
+    calls: FooterCalls,
+    count: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Ask for Counted {
+    type Question = FooterOf;
+    type Answer = Found;
+    const CALLS: usize = FooterCalls::CALLS;
+    const QUESTIONS: usize = FooterCalls::QUESTIONS;
+
+    async fn ask(&self, id: &str, files: Vec<FooterOf>, answers: Answers<Found>) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.calls.ask(id, files, answers).await;
+    }
+}
+
+/// The node has nothing mounted; of each file it says that it has none.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_footers_are_asked_for_in_few_calls() {
+    const FILES: usize = 1_000;
+    let folder = tempfile::tempdir().unwrap();
+    let served = serve(folder.path(), "127.0.0.1:0").await;
+    let heard = Heard::of(&served);
+    let count = Arc::new(AtomicUsize::new(0));
+    let asks = Batches::new(Counted {
+        calls: FooterCalls(connected(&heard).await),
+        count: Arc::clone(&count),
+    });
+    let asked = (0..FILES).map(|number| {
+        let file = FooterOf {
+            uri: format!("s3://bucket/{number}.parquet"),
+            generation: "etag:a".to_owned(),
+            size: 100_000,
+        };
+        asks.ask("asked", file)
+    });
+    let found = join_all(asked).await;
+    assert_eq!(found, vec![Some(Found::Missing); FILES]);
+    let calls = count.load(Ordering::Relaxed);
+    assert!(calls <= 3 * FILES / Counted::QUESTIONS, "{calls} calls");
+    // A generation that is none is refused with all that were asked for with it, and nobody is lost for that.
+    let refused = FooterOf {
+        uri: "s3://bucket/a".to_owned(),
+        generation: "a".to_owned(),
+        size: 1,
+    };
+    assert_eq!(asks.ask("asked", refused).await, None);
     assert!(heard.unreachable.lock().is_empty());
     served.stop().await;
 }

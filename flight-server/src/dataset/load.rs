@@ -10,22 +10,25 @@ use jetbridge_cache::Cache;
 use jetbridge_cache::Footer;
 use jetbridge_cache::ReadError;
 use jetbridge_cache::key::FileKey;
-use jetbridge_cache::page::OpenFile;
+use jetbridge_cache::page::{OpenFile, Peers};
 use jetbridge_cache::schema;
-use jetbridge_catalog::dataset::{Layout, PartitionColumn, is_hidden, is_parquet, layout};
+use jetbridge_catalog::dataset::{Layout, PartitionColumn, PartitionValue, is_hidden, is_parquet, layout};
 use jetbridge_catalog::path::NsPath;
 
 use super::{DataFile, Dataset, FileSummary, Fingerprint, Listed, Tree, partition_field};
-use crate::cluster::footers::FooterHolders;
+use crate::cluster::footers::{FILES_TOGETHER, FooterHolders};
+use crate::cluster::peers::Reach;
 use crate::error::ServiceError;
 
 /// Footers read at once for one dataset; the mount's own limit on requests holds besides.
 const FOOTERS_AT_ONCE: usize = 64;
+/// The same where other nodes read them. The more files are waited for at once, the more go into one call to a node.
+const FOOTERS_ASKED_AT_ONCE: usize = 1024;
 
 /// The files of a dataset, in reading order, with the values of their partition folders.
 pub(super) struct Files {
     pub(super) columns: Vec<PartitionColumn>,
-    pub(super) files: Vec<(Listed, Vec<jetbridge_catalog::dataset::PartitionValue>)>,
+    pub(super) files: Vec<(Listed, Vec<PartitionValue>)>,
 }
 
 /// Lists the data files of `path`, which may be a file or a folder.
@@ -80,7 +83,7 @@ fn is_data(path: &NsPath, file: &Listed) -> bool {
 /// Reads the footers of `files` and merges their schemas.
 pub(super) async fn load(
     cache: &Arc<Cache>,
-    holders: &FooterHolders,
+    holders: &Arc<FooterHolders>,
     path: &NsPath,
     files: Files,
 ) -> Result<Dataset, ServiceError> {
@@ -88,18 +91,22 @@ pub(super) async fn load(
     let mut schemas = HashSet::new();
     let mut loaded = Vec::with_capacity(files.len());
     let cache = Arc::clone(cache);
-    let mut footers = stream::iter(files)
-        .map(move |(listed, values)| {
+    let at_once = match holders.are_there() {
+        true => FOOTERS_ASKED_AT_ONCE,
+        false => FOOTERS_AT_ONCE,
+    };
+    let mut footers = stream::iter(opened(holders, files))
+        .map(move |file| {
             let cache = Arc::clone(&cache);
-            let open = open_file(&listed);
             let reading = OpenFile {
-                peers: holders.of(&open.key),
-                ..open.clone()
+                peers: file.peers,
+                ..file.open.clone()
             };
             let footer = tokio::spawn(async move { cache.footer(&reading).await });
-            async move { (listed.path, open, values, footer.await) }
+            let (path, open, values) = (file.path, file.open, file.values);
+            async move { (path, open, values, footer.await) }
         })
-        .buffered(FOOTERS_AT_ONCE);
+        .buffered(at_once);
     while let Some((file, open, values, footer)) = footers.next().await {
         let footer = footer.map_err(|_| ServiceError::Internal {
             what: format!("reading the footer of {file}"),
@@ -122,8 +129,40 @@ pub(super) async fn load(
     })
 }
 
+/// A file of which the footer is to be read.
+struct Opened {
+    path: NsPath,
+    values: Vec<PartitionValue>,
+    /// As it is opened from now on.
+    open: OpenFile,
+    /// Whom to ask while all of them are read.
+    peers: Option<Arc<dyn Peers>>,
+}
+
+/// Opens the files of a dataset, of which other nodes are asked for many together.
+fn opened(holders: &Arc<FooterHolders>, files: Vec<(Listed, Vec<PartitionValue>)>) -> Vec<Opened> {
+    let later = holders.of(Vec::new(), Reach::Owner);
+    let open = |(listed, values): (Listed, Vec<PartitionValue>)| Opened {
+        open: open_file(&listed, &later),
+        path: listed.path,
+        values,
+        peers: None,
+    };
+    let mut opened: Vec<Opened> = files.into_iter().map(open).collect();
+    if holders.are_there() {
+        for together in opened.chunks_mut(FILES_TOGETHER) {
+            let keys = together.iter().map(|file| file.open.key.clone()).collect();
+            let peers = holders.of(keys, Reach::Owner);
+            for file in together {
+                file.peers = Some(Arc::clone(&peers));
+            }
+        }
+    }
+    opened
+}
+
 /// The file as the cache opens it: its canonical URI, size and generation.
-pub(crate) fn open_file(listed: &Listed) -> OpenFile {
+fn open_file(listed: &Listed, peers: &Arc<dyn Peers>) -> OpenFile {
     let key = FileKey {
         uri: listed.ufs.uri_of(&listed.info.path).into(),
         generation: listed.info.generation.clone(),
@@ -133,7 +172,7 @@ pub(crate) fn open_file(listed: &Listed) -> OpenFile {
         ufs: listed.ufs.clone(),
         path: listed.info.path.clone(),
         key,
-        peers: None,
+        peers: Some(Arc::clone(peers)),
         errand: None,
     }
 }

@@ -62,7 +62,7 @@ impl Known {
 impl Datasets {
     /// Datasets of `tree`, their footers read through `cache`, and from other nodes before storage is asked.
     #[must_use]
-    pub fn new(tree: Tree, cache: Arc<Cache>, footers: FooterHolders) -> Self {
+    pub fn new(tree: Tree, cache: Arc<Cache>, footers: Arc<FooterHolders>) -> Self {
         // A slot weighs what it held when it was last touched by `get`; an empty one weighs one file.
         let slots = Moka::builder()
             .max_capacity(KEPT_FILES)
@@ -71,7 +71,7 @@ impl Datasets {
         Self {
             tree,
             cache,
-            footers: Arc::new(footers),
+            footers,
             slots,
             refreshes: AtomicU64::new(0),
         }

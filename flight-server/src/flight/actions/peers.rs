@@ -1,4 +1,4 @@
-//! `peer.pages`, `peer.residency`, `peer.clock`: what nodes of a cluster ask each other.
+//! `peer.pages`, `peer.footers`, `peer.known`, `peer.residency`, `peer.clock`: what nodes of a cluster ask each other.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,8 +9,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt, TryFutureExt};
-use jetbridge_cache::key::{FileKey, Generation};
-use jetbridge_cache::page::OpenFile;
+use jetbridge_cache::ReadError;
+use jetbridge_cache::key::{FileId, FileKey, Generation};
+use jetbridge_cache::page::{OpenFile, Peers};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tonic::Status;
@@ -18,6 +19,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Nothing;
 use crate::cluster::clock::ClockAnswer;
+use crate::cluster::footers::{
+    FILES_PER_CALL, FooterOf, FooterPart, FootersRequest, Found, KnownAnswer, KnownRequest, MAX_KNOWN_FILES,
+    MOST_FOOTER_BYTES,
+};
 use crate::cluster::peers::{PagesHead, PagesRequest, PeerReads, Reach, ResidencyAnswer, ResidencyRequest};
 use crate::error::ServiceError;
 use crate::node::Node;
@@ -31,6 +36,11 @@ const PIECE_BYTES: usize = 1 << 20;
 const ROOM_TIMEOUT: Duration = Duration::from_millis(200);
 /// Most tickets in one call.
 const MAX_TICKETS: usize = 10_000;
+/// Footers that are read at once for one call; the mount's own limit on requests holds besides.
+const FOOTERS_AT_ONCE: usize = 32;
+/// How long one footer may take, the wait for its share of the memory included, before whoever asked does better to look
+/// elsewhere. What was begun for it goes on, and is kept.
+const FOOTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Parts of an answer.
 pub(super) type Parts = BoxStream<'static, Result<arrow_flight::Result, Status>>;
@@ -49,11 +59,15 @@ pub(super) async fn pages(node: &Arc<Node>, request: PagesRequest) -> Result<Par
             "peer.pages: bytes {range:?} cannot be had"
         )));
     }
-    let room = room(node, range.end - range.start).await?;
+    let room = room(node, range.end - range.start, ROOM_TIMEOUT).await?;
     if let Some(held) = node.cache.pages().read_held(&key, range.clone()).await {
         return Ok(given(async move { Ok(held) }, room));
     }
-    let file = request.read_through.then(|| open(node, &request, &key)).flatten();
+    let shown = || {
+        let peers = PeerReads::among(&node.cluster.peers, request.holders.as_slice().into(), Reach::Held);
+        open(node, key.clone(), peers)
+    };
+    let file = request.read_through.then(shown).flatten();
     match file {
         Some(file) => {
             let node = Arc::clone(node);
@@ -62,6 +76,48 @@ pub(super) async fn pages(node: &Arc<Node>, request: PagesRequest) -> Result<Par
         None if node.cache.pages().held_bytes(key.id()) == 0 => Ok(head_alone(PagesHead::NothingOfFile)),
         None => Ok(head_alone(PagesHead::Missing)),
     }
+}
+
+/// Gives the footers of files, each as soon as it is read, and keeps what was read for it.
+pub(super) fn footers(node: &Arc<Node>, request: &FootersRequest) -> Result<Parts, ServiceError> {
+    if request.files.len() > FILES_PER_CALL {
+        return Err(ServiceError::invalid(format!(
+            "peer.footers: at most {FILES_PER_CALL} files"
+        )));
+    }
+    let files: Result<Vec<FileKey>, _> = request.files.iter().map(FooterOf::key).collect();
+    let files = files.map_err(|error| ServiceError::invalid(format!("peer.footers: {error}")))?;
+    let peers = node.cluster.footers.of(files.clone(), Reach::Held);
+    let node = Arc::clone(node);
+    let parts = stream::iter((0u32..).zip(files)).map(move |(file, key)| {
+        let (node, peers) = (Arc::clone(&node), Arc::clone(&peers));
+        async move {
+            let found = timeout(FOOTER_TIMEOUT, footer(&node, key, peers)).await;
+            let (found, room) = found.unwrap_or((Found::Missing, None));
+            (FooterPart { file, found }, room)
+        }
+    });
+    let parts = parts.buffer_unordered(FOOTERS_AT_ONCE).map(|(part, room)| {
+        let body = part.encode();
+        // Its share is given back now that it is taken.
+        drop(room);
+        Ok::<_, Status>(arrow_flight::Result { body })
+    });
+    Ok(parts.boxed())
+}
+
+/// Of which file versions anything is held here. An id that is none counts as not held.
+pub(super) fn known(node: &Node, request: &KnownRequest) -> Result<KnownAnswer, ServiceError> {
+    if request.files.len() > MAX_KNOWN_FILES {
+        return Err(ServiceError::invalid(format!(
+            "peer.known: at most {MAX_KNOWN_FILES} files"
+        )));
+    }
+    let pages = node.cache.pages();
+    let is_known = |id: &String| FileId::parse(id).is_some_and(|id| pages.held_bytes(id) > 0);
+    Ok(KnownAnswer {
+        known: request.files.iter().map(is_known).collect(),
+    })
 }
 
 /// Where the rows of tickets are now. A ticket that does not open here counts as not held.
@@ -91,13 +147,31 @@ pub(super) fn clock(node: &Node, _: &Nothing) -> ClockAnswer {
     node.cluster.told_time()
 }
 
+/// A footer, with its share of the memory that peers may have of this node.
+async fn footer(node: &Node, key: FileKey, peers: Arc<dyn Peers>) -> (Found, Option<OwnedSemaphorePermit>) {
+    // Two answers of a file of a weak generation may be of two versions.
+    let is_strong = key.generation.is_strong();
+    let Some(file) = open(node, key, Some(peers)).filter(|_| is_strong) else {
+        return (Found::Missing, None);
+    };
+    let Ok(room) = room(node, file.key.size.min(MOST_FOOTER_BYTES), FOOTER_TIMEOUT).await else {
+        return (Found::Missing, None);
+    };
+    match node.cache.stored_footer(&file, MOST_FOOTER_BYTES).await {
+        Ok(footer) => (Found::Given(footer), Some(room)),
+        // Whoever asked finds out for itself what is wrong with it.
+        Err(ReadError::Corrupt { .. } | ReadError::LimitExceeded { .. }) => (Found::AsPages, None),
+        Err(_) => (Found::Missing, None),
+    }
+}
+
 /// A share of the memory that peers may have of this node.
-async fn room(node: &Node, bytes: u64) -> Result<OwnedSemaphorePermit, ServiceError> {
+async fn room(node: &Node, bytes: u64, patience: Duration) -> Result<OwnedSemaphorePermit, ServiceError> {
     let kib = u32::try_from(bytes.div_ceil(1024))
         .unwrap_or(u32::MAX)
         .min(node.peer_room_kib);
     let room = Arc::clone(&node.peer_room).acquire_many_owned(kib);
-    match timeout(ROOM_TIMEOUT, room).await {
+    match timeout(patience, room).await {
         Ok(Ok(room)) => Ok(room),
         _ => Err(ServiceError::Busy {
             what: "other nodes read from this one as much as they may".to_owned(),
@@ -106,15 +180,15 @@ async fn room(node: &Node, bytes: u64) -> Result<OwnedSemaphorePermit, ServiceEr
 }
 
 /// The file, where the namespace of this node shows it.
-fn open(node: &Node, request: &PagesRequest, key: &FileKey) -> Option<OpenFile> {
-    let path = node.locate(&request.uri).ok()?;
+fn open(node: &Node, key: FileKey, peers: Option<Arc<dyn Peers>>) -> Option<OpenFile> {
+    let path = node.locate(&key.uri).ok()?;
     let (ufs, relative) = node.resolve(&path).ok()?;
-    let is_same = ufs.uri_of(&relative) == request.uri;
+    let is_same = ufs.uri_of(&relative) == *key.uri;
     is_same.then(|| OpenFile {
         ufs,
         path: relative,
-        key: key.clone(),
-        peers: PeerReads::among(&node.cluster.peers, request.holders.as_slice().into(), Reach::Held),
+        key,
+        peers,
         errand: None,
     })
 }

@@ -1,0 +1,131 @@
+//! The end of a file, where its footer is stored, read from where that costs least.
+//!
+//! ```text
+//! pages that are held here ── what a peer gives of the footer alone ── pages: of peers, or of storage
+//! ```
+//! A footer's length stands in its last eight bytes, so whoever reads pages begins with a guess: the file's last 64 KiB, and
+//! what is missing of a longer footer after that. A peer that has read the file gives the footer's bytes and no others, and
+//! they are kept parsed alone: whoever plans files that others will read has no use for their pages.
+
+use bytes::Bytes;
+
+use super::{FileAt, namespace_path, to_usize};
+use crate::counters;
+use crate::error::ReadError;
+use crate::key::{Source, to_u64};
+use crate::limits::ReadLimits;
+use crate::page::{OpenFile, PageTier};
+use crate::thrift::Refused;
+
+/// Bytes of the first read from a file's end; most footers are shorter.
+pub(super) const FOOTER_HINT_BYTES: u64 = 64 << 10;
+/// The same where those are held here, and a second read costs no request.
+const HELD_HINT_BYTES: u64 = 8 << 10;
+/// A file of at most so many bytes is read whole with its footer: one request more costs more than to bring twice the
+/// bytes of the first read, and its data is held then.
+const WHOLE_FILE_BYTES: u64 = 2 * FOOTER_HINT_BYTES;
+/// Length of the footer's length and the magic at the very end.
+pub(super) const TAIL_BYTES: u64 = 8;
+/// Shortest file that can be Parquet: both magics and a length.
+const SHORTEST_FILE_BYTES: u64 = 12;
+
+/// A footer from its first byte to the end of the file.
+pub(super) async fn find(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> Result<Bytes, ReadError> {
+    if !is_held(file, pages)
+        && let Some(given) = ask_peers(file, limits).await
+    {
+        return Ok(given);
+    }
+    read(file, pages, limits.footer_bytes).await
+}
+
+/// The same through the page tier; refused where its Thrift bytes are more than `most_bytes`.
+pub(super) async fn read(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Bytes, ReadError> {
+    let path = namespace_path(file);
+    let size = file.key.size;
+    let at = FileAt { path: &path, size };
+    if size < SHORTEST_FILE_BYTES {
+        return Err(at.corrupt(format!("not a Parquet file: it has {size} bytes")));
+    }
+    let start = first_read(file, pages);
+    let end = read_one(file, pages, start).await?;
+    let from = start_of(&end, at, most_bytes)?;
+    match from.checked_sub(start) {
+        Some(skipped) => Ok(end.slice(to_usize(skipped)?..)),
+        None => read_one(file, pages, from).await,
+    }
+}
+
+/// Whether the end of the file is held here, as much of it as is read first elsewhere.
+fn is_held(file: &OpenFile, pages: &PageTier) -> bool {
+    let size = file.key.size;
+    pages.holds(file, &(size.saturating_sub(FOOTER_HINT_BYTES)..size))
+}
+
+/// Where the first read begins.
+fn first_read(file: &OpenFile, pages: &PageTier) -> u64 {
+    let size = file.key.size;
+    let length = if is_held(file, pages) {
+        HELD_HINT_BYTES
+    } else if size <= WHOLE_FILE_BYTES {
+        size
+    } else {
+        FOOTER_HINT_BYTES
+    };
+    size.saturating_sub(length)
+}
+
+/// What a peer gives of a footer alone. What is none by its own length, or not one of a file of this size, is not taken.
+async fn ask_peers(file: &OpenFile, limits: &ReadLimits) -> Option<Bytes> {
+    let size = file.key.size;
+    let peers = file.peers.as_ref().filter(|_| file.key.generation.is_strong())?;
+    let given = peers.footer(&file.key).await?;
+    let from = start_of(&given, FileAt { path: "", size }, limits.footer_bytes).ok()?;
+    let length = to_u64(given.len());
+    if from.checked_add(length) != Some(size) {
+        return None;
+    }
+    counters::read_bytes(Source::Peer, length);
+    Some(given)
+}
+
+/// Where the footer begins in the file, by the file's last bytes.
+fn start_of(end: &Bytes, at: FileAt<'_>, most_bytes: u64) -> Result<u64, ReadError> {
+    let length = footer_length(end, at)?;
+    let before_tail = at.size.saturating_sub(TAIL_BYTES);
+    let Some(from) = before_tail.checked_sub(length).filter(|from| *from >= 4) else {
+        return Err(at.corrupt(format!(
+            "the footer's length of {length} bytes is more than the file has"
+        )));
+    };
+    if length > most_bytes {
+        return Err(at.refused(Refused::Over {
+            what: "length of the footer in bytes",
+            value: length,
+            limit: most_bytes,
+        }));
+    }
+    Ok(from)
+}
+
+fn footer_length(end: &Bytes, at: FileAt<'_>) -> Result<u64, ReadError> {
+    let Some((_, end)) = end.split_last_chunk::<8>() else {
+        return Err(at.corrupt("the end of the file could not be read"));
+    };
+    let [a, b, c, d, magic @ ..] = *end;
+    match &magic {
+        b"PAR1" => Ok(u64::from(u32::from_le_bytes([a, b, c, d]))),
+        b"PARE" => Err(at.corrupt("the footer is encrypted, which is not supported")),
+        _ => Err(at.corrupt("not a Parquet file: it does not end in PAR1")),
+    }
+}
+
+/// The file's bytes from `start` on.
+async fn read_one(file: &OpenFile, pages: &PageTier, start: u64) -> Result<Bytes, ReadError> {
+    let range = start..file.key.size;
+    let (bytes, _) = pages.read_now(file, std::slice::from_ref(&range)).await?;
+    bytes
+        .into_iter()
+        .next()
+        .ok_or_else(|| ReadError::internal("the page tier gave nothing for a range"))
+}
