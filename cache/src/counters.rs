@@ -4,6 +4,9 @@
 //! Every lookup of a page or a chunk is a hit or a miss; a miss that found its load under way already is counted as
 //! coalesced as well. Rates follow: hits by lookups, and loads by misses less coalesced. The same in bytes: of pages as
 //! they lie in their files, of chunks decoded (what a miss will have is the footer's guess).
+//!
+//! A footer that a peer gave is a miss of the pages that it lies in, though it came without them. What peers are given of
+//! what is held here is no lookup of this node's: it is the miss of whoever asked.
 
 use std::sync::Arc;
 
@@ -108,4 +111,46 @@ pub(crate) fn evictions(tier: Tier, reason: &'static str, entries: usize) {
 /// Counts a file version that was dropped since its time was over.
 pub(crate) fn expired() {
     metrics::counter!("jetbridge_cache_expired_files_total").increment(1);
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! What is counted, for a test to read.
+
+    use std::collections::HashMap;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+    use parking_lot::Mutex;
+
+    /// Counts what is counted, by name and labels.
+    #[derive(Default)]
+    pub(crate) struct Counters(Mutex<HashMap<String, Arc<AtomicU64>>>);
+
+    impl Counters {
+        pub(crate) fn get(&self, name: &str) -> u64 {
+            let counts = self.0.lock();
+            counts.get(name).map_or(0, |count| count.load(Ordering::Relaxed))
+        }
+    }
+
+    impl Recorder for Counters {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+            let labels = key
+                .labels()
+                .map(|label| format!("{{{}={}}}", label.key(), label.value()));
+            let name = key.name().to_owned() + &labels.collect::<String>();
+            Counter::from_arc(Arc::clone(self.0.lock().entry(name).or_default()))
+        }
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! A footer is found at the end of its file (`stored`), checked against the limits, parsed on the CPU pool, and kept,
 //! weighed by its memory. The cache is keyed by file identity, which includes the generation, so an entry is never out of
-//! date; readers that miss together parse once.
+//! date; readers that miss together parse once. One that a peer gave is kept as it is stored besides, which is several times
+//! smaller: its pages are not here to read it from again, and whoever gave it may be away by then.
 //!
 //! Why all of a footer and not the columns asked for: planning needs every row group anyway, and a later read of other
 //! columns would fetch it again. Why no page index here: it is read for the few row groups and columns that a scan finds it
@@ -198,10 +199,17 @@ pub(crate) fn bounds_of(
 /// refused by the limits before they are parsed.
 const INLINE_FOOTER_BYTES: usize = 16 << 10;
 
+/// Most bytes of footers that peers gave, as they are stored.
+const GIVEN_BYTES: u64 = 64 << 20;
+/// Memory of one of them besides its bytes, about.
+const GIVEN_OVERHEAD_BYTES: usize = 256;
+
 /// The footers of files that were read lately.
 #[derive(Debug)]
 pub(crate) struct FooterCache {
     footers: MokaCache<FileId, Arc<Footer>>,
+    /// Those that peers gave, from their first byte to the end of the file.
+    given: MokaCache<FileId, Bytes>,
     limits: ReadLimits,
 }
 
@@ -209,8 +217,16 @@ impl FooterCache {
     /// Keeps footers of up to `capacity_bytes` of memory.
     pub(crate) fn new(capacity_bytes: u64, limits: ReadLimits) -> Self {
         let weigh = |_: &FileId, footer: &Arc<Footer>| u32::try_from(footer.weight_bytes).unwrap_or(u32::MAX);
+        let weigh_given = |_: &FileId, footer: &Bytes| {
+            let bytes = footer.len().saturating_add(GIVEN_OVERHEAD_BYTES);
+            u32::try_from(bytes).unwrap_or(u32::MAX)
+        };
         Self {
             footers: MokaCache::builder().max_capacity(capacity_bytes).weigher(weigh).build(),
+            given: MokaCache::builder()
+                .max_capacity(GIVEN_BYTES)
+                .weigher(weigh_given)
+                .build(),
             limits,
         }
     }
@@ -234,11 +250,19 @@ impl FooterCache {
     }
 
     async fn get_or_read(&self, file: &OpenFile, pages: &PageTier, pool: &CpuPool) -> Result<Arc<Footer>, ReadError> {
-        let footer = self.footers.try_get_with(file.key.id(), async {
-            let found = stored::find(file, pages, &self.limits).await?;
-            self.parsed(file, &found, pool).await
-        });
+        let footer = self.footers.try_get_with(file.key.id(), self.read(file, pages, pool));
         footer.await.map_err(|error: Arc<ReadError>| error.as_ref().clone())
+    }
+
+    async fn read(&self, file: &OpenFile, pages: &PageTier, pool: &CpuPool) -> Result<Arc<Footer>, ReadError> {
+        let (found, is_given) = stored::find(file, (pages, &self.given), &self.limits).await?;
+        let footer = self.parsed(file, &found, pool).await?;
+        if is_given {
+            // What came may be a part of something larger.
+            let own = Bytes::copy_from_slice(&found);
+            self.given.insert(file.key.id(), own).await;
+        }
+        Ok(footer)
     }
 
     /// See [`crate::Cache::stored_footer`].
@@ -248,7 +272,7 @@ impl FooterCache {
         (pages, pool): (&PageTier, &CpuPool),
         most_bytes: u64,
     ) -> Result<Bytes, ReadError> {
-        let found = stored::read(file, pages, most_bytes.min(self.limits.footer_bytes)).await?;
+        let found = stored::for_peer(file, pages, most_bytes.min(self.limits.footer_bytes)).await?;
         let id = file.key.id();
         // It is not waited for those who read it too: they may wait for a node that waits for this one. What is wrong with it,
         // whoever asked finds out from the same bytes.
@@ -286,7 +310,7 @@ impl FooterCache {
 
     /// Bytes that the kept footers take.
     pub(crate) fn bytes(&self) -> u64 {
-        self.footers.weighted_size()
+        self.footers.weighted_size() + self.given.weighted_size()
     }
 }
 

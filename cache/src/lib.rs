@@ -88,7 +88,7 @@ pub struct CacheConfig {
     pub memory_bytes: u64,
     /// Folders on local disks for raw pages. None, the default, keeps pages in memory.
     pub folders: Vec<CacheFolder>,
-    /// Bytes for footers. Default 64 MiB.
+    /// Bytes for parsed footers; as they are stored, those that peers gave have 64 MiB besides. Default 64 MiB.
     pub footer_bytes: u64,
     /// Bytes that one scan may hold ahead of its reader, and an eighth of the budget at most; a single row group's raw
     /// bytes may go over it. Default 128 MiB.

@@ -1,6 +1,7 @@
 //! Which places failed lately, so that they are tried last.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fetch::Place;
@@ -15,6 +16,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     failed: Mutex<HashMap<Place, Failed>>,
+    changes: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,11 +32,19 @@ impl Health {
         let times = failed.get(place).map_or(1, |before| before.times.saturating_add(1));
         let until = Instant::now() + FIRST.saturating_mul(1 << (times - 1).min(16)).min(LONGEST);
         failed.insert(place.clone(), Failed { times, until });
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The place gave rows.
     pub(crate) fn succeeded(&self, place: &Place) {
-        self.failed.lock().remove(place);
+        if self.failed.lock().remove(place).is_some() {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often the order of places may have changed, but by time.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// The places, those that failed lately last; otherwise in their order.
@@ -58,11 +68,15 @@ mod tests {
         let places = [place("a"), place("b"), place("c")];
         let health = Health::default();
         assert_eq!(health.ordered(&places), places);
+        assert_eq!(health.changes(), 0);
         health.failed(&places[0]);
         assert_eq!(health.ordered(&places), [place("b"), place("c"), place("a")]);
         health.failed(&places[1]);
         assert_eq!(health.ordered(&places), [place("c"), place("a"), place("b")]);
         health.succeeded(&places[0]);
         assert_eq!(health.ordered(&places), [place("a"), place("c"), place("b")]);
+        assert_eq!(health.changes(), 3);
+        health.succeeded(&places[2]);
+        assert_eq!(health.changes(), 3, "it had not failed");
     }
 }

@@ -121,6 +121,11 @@ struct Running {
     queues: HashMap<usize, VecDeque<News>>,
     batches: Vec<u64>,
     left: usize,
+    /// How many streams have ended.
+    ends: u64,
+    /// How many had, and what the places' health was, when it was last seen which endpoints can begin. To see that, all that
+    /// wait are compared with all that are under way, which is not done for every batch.
+    looked_at: Option<(u64, u64)>,
 }
 
 impl Source {
@@ -212,7 +217,10 @@ impl Reader {
             return Poll::Ready(None);
         };
         loop {
-            running.begin_more(&self.client, &self.plan, &self.options, &self.counters);
+            let changes = (running.ends, self.client.shared.health.changes());
+            if running.looked_at.replace(changes) != Some(changes) {
+                running.begin_more(&self.client, &self.plan, &self.options, &self.counters);
+            }
             if running.left == 0 {
                 return Poll::Ready(None);
             }
@@ -327,6 +335,8 @@ impl Running {
             queues: HashMap::new(),
             batches: vec![0; endpoints.len()],
             left: endpoints.len(),
+            ends: 0,
+            looked_at: None,
             endpoints,
             places,
         })
@@ -392,6 +402,7 @@ impl Running {
             }
             if matches!(event.news, News::End | News::Failed(_)) {
                 self.begun_at.remove(&event.position);
+                self.ends += 1;
             }
             self.queues.entry(event.position).or_default().push_back(event.news);
             return Poll::Ready(Ok(None));
@@ -421,6 +432,7 @@ impl Running {
 
     fn ended(&mut self, position: usize, ordered: bool) {
         self.begun_at.remove(&position);
+        self.ends += 1;
         self.left -= 1;
         if ordered {
             self.queues.remove(&position);

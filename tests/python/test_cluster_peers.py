@@ -25,7 +25,7 @@ GIB = 1 << 30
 MOST_BYTES = 64 << 20
 HEADS = {"given", "missing", "nothing_of_file"}
 # What is said of each file by `peer.footers`, one call of which is about so many files at most.
-FOUND = ("given", "as_pages", "missing")
+FOUND = ("given", "as_pages", "missing", "late")
 FILES_PER_CALL = 128
 KNOWN_PER_CALL = 8 * 1024
 REFUSALS = {"INVALID_ARGUMENT", "UNIMPLEMENTED", "NOT_FOUND", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED", "ABORTED"}

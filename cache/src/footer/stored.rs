@@ -1,25 +1,25 @@
 //! The end of a file, where its footer is stored, read from where that costs least.
 //!
 //! ```text
-//! pages that are held here ── what a peer gives of the footer alone ── pages: of peers, or of storage
+//! pages that are held here ── what a peer gave before ── what a peer gives of the footer alone ── pages: of peers, or of storage
 //! ```
 //! A footer's length stands in its last eight bytes, so whoever reads pages begins with a guess: the file's last 64 KiB, and
-//! what is missing of a longer footer after that. A peer that has read the file gives the footer's bytes and no others, and
-//! they are kept parsed alone: whoever plans files that others will read has no use for their pages.
+//! what is missing of a longer footer after that. A peer that has read the file gives the footer's bytes and no others:
+//! whoever plans files that others will read has no use for their pages.
 
 use bytes::Bytes;
+use moka::future::Cache as MokaCache;
 
 use super::{FileAt, namespace_path, to_usize};
-use crate::counters;
 use crate::error::ReadError;
-use crate::key::{Source, to_u64};
+use crate::key::{FileId, to_u64};
 use crate::limits::ReadLimits;
 use crate::page::{OpenFile, PageTier};
 use crate::thrift::Refused;
 
 /// Bytes of the first read from a file's end; most footers are shorter.
 pub(super) const FOOTER_HINT_BYTES: u64 = 64 << 10;
-/// The same where those are held here, and a second read costs no request.
+/// The same for a peer, of what is held here: a second read costs no request.
 const HELD_HINT_BYTES: u64 = 8 << 10;
 /// A file of at most so many bytes is read whole with its footer: one request more costs more than to bring twice the
 /// bytes of the first read, and its data is held then.
@@ -29,18 +29,51 @@ pub(super) const TAIL_BYTES: u64 = 8;
 /// Shortest file that can be Parquet: both magics and a length.
 const SHORTEST_FILE_BYTES: u64 = 12;
 
-/// A footer from its first byte to the end of the file.
-pub(super) async fn find(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> Result<Bytes, ReadError> {
-    if !is_held(file, pages)
-        && let Some(given) = ask_peers(file, limits).await
-    {
-        return Ok(given);
+/// A footer from its first byte to the end of the file, and whether a peer gave it now; `kept` are those that one gave before.
+pub(super) async fn find(
+    file: &OpenFile,
+    (pages, kept): (&PageTier, &MokaCache<FileId, Bytes>),
+    limits: &ReadLimits,
+) -> Result<(Bytes, bool), ReadError> {
+    if !is_held(file, pages) {
+        if let Some(kept) = kept.get(&file.key.id()).await {
+            return Ok((kept, false));
+        }
+        if let Some(given) = ask_peers(file, pages, limits).await {
+            return Ok((given, true));
+        }
     }
-    read(file, pages, limits.footer_bytes).await
+    Ok((read(file, pages, limits.footer_bytes).await?, false))
 }
 
-/// The same through the page tier; refused where its Thrift bytes are more than `most_bytes`.
-pub(super) async fn read(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Bytes, ReadError> {
+/// A footer for a peer, through the page tier; refused where its Thrift bytes are more than `most_bytes`.
+pub(super) async fn for_peer(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Bytes, ReadError> {
+    match held(file, pages, most_bytes).await? {
+        Some(held) => Ok(held),
+        None => read(file, pages, most_bytes).await,
+    }
+}
+
+/// The same where it is held here. Nobody here looked it up, so it is no hit.
+async fn held(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Option<Bytes>, ReadError> {
+    let (key, size) = (&file.key, file.key.size);
+    // Its length and its bytes may be of two versions.
+    if !key.generation.is_strong() {
+        return Ok(None);
+    }
+    let start = size.saturating_sub(HELD_HINT_BYTES);
+    let Some(end) = pages.read_held(key, start..size).await else {
+        return Ok(None);
+    };
+    let path = namespace_path(file);
+    let from = start_of(&end, FileAt { path: &path, size }, most_bytes)?;
+    match from.checked_sub(start) {
+        Some(skipped) => Ok(Some(end.slice(to_usize(skipped)?..))),
+        None => Ok(pages.read_held(key, from..size).await),
+    }
+}
+
+async fn read(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Bytes, ReadError> {
     let path = namespace_path(file);
     let size = file.key.size;
     let at = FileAt { path: &path, size };
@@ -65,27 +98,22 @@ fn is_held(file: &OpenFile, pages: &PageTier) -> bool {
 /// Where the first read begins.
 fn first_read(file: &OpenFile, pages: &PageTier) -> u64 {
     let size = file.key.size;
-    let length = if is_held(file, pages) {
-        HELD_HINT_BYTES
-    } else if size <= WHOLE_FILE_BYTES {
-        size
-    } else {
-        FOOTER_HINT_BYTES
-    };
-    size.saturating_sub(length)
+    match size <= WHOLE_FILE_BYTES && !is_held(file, pages) {
+        true => 0,
+        false => size.saturating_sub(FOOTER_HINT_BYTES),
+    }
 }
 
 /// What a peer gives of a footer alone. What is none by its own length, or not one of a file of this size, is not taken.
-async fn ask_peers(file: &OpenFile, limits: &ReadLimits) -> Option<Bytes> {
+async fn ask_peers(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> Option<Bytes> {
     let size = file.key.size;
     let peers = file.peers.as_ref().filter(|_| file.key.generation.is_strong())?;
     let given = peers.footer(&file.key).await?;
     let from = start_of(&given, FileAt { path: "", size }, limits.footer_bytes).ok()?;
-    let length = to_u64(given.len());
-    if from.checked_add(length) != Some(size) {
+    if from.checked_add(to_u64(given.len())) != Some(size) {
         return None;
     }
-    counters::read_bytes(Source::Peer, length);
+    pages.count_given(file, &(from..size));
     Some(given)
 }
 

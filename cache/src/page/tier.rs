@@ -286,6 +286,23 @@ impl PageTier {
         reading.assemble(&ranges[0])
     }
 
+    /// Counts bytes that a peer gave of a file past this tier, as if they had been missed in it.
+    pub(crate) fn count_given(&self, file: &OpenFile, bytes: &Range<u64>) {
+        let pages = span_of(bytes, self.0.config.page_size_bytes);
+        let misses = Tally {
+            entries: pages.end.0 - pages.start.0,
+            bytes: bytes.end - bytes.start,
+        };
+        counters::read_bytes(Source::Peer, misses.bytes);
+        if file.errand.is_none() {
+            let lookups = Lookups {
+                misses,
+                ..Lookups::default()
+            };
+            lookups.count(Tier::Page, file.ufs.mount_id());
+        }
+    }
+
     /// How many bytes storage was asked for so far.
     #[must_use]
     pub fn fetched_bytes(&self) -> u64 {

@@ -9,12 +9,14 @@ use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use tokio::runtime::Runtime;
 
 use super::{cache, kept, open, write};
-use crate::ReadError;
+use crate::counters::testing::Counters;
 use crate::key::{FileKey, to_u64};
 use crate::page::{OpenFile, Peers};
 use crate::ufs::testing::TestStore;
+use crate::{Cache, CacheConfig, ReadError};
 
 const ROWS: i32 = 1_000;
 
@@ -45,10 +47,15 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
+        Self::of(300).await
+    }
+
+    /// The same with row groups of so many rows.
+    async fn of(group_rows: usize) -> Self {
         let (store, folder) = (TestStore::new(Arc::new(InMemory::new())), tempfile::tempdir().unwrap());
         let path = folder.path().join("file");
         let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(0..ROWS));
-        write(&path, &[("n", numbers)], 300);
+        write(&path, &[("n", numbers)], group_rows);
         let bytes = std::fs::read(path).unwrap();
         store.put(&Path::from("a"), bytes.into()).await.unwrap();
         let file = open(&store.mounted(), "a").await;
@@ -104,6 +111,76 @@ async fn a_footer_that_a_peer_gives_needs_no_pages() {
     assert_eq!(giver.asked.load(Ordering::Relaxed), 1);
     assert_eq!(rig.store.reads().len(), reads);
     assert_eq!(planner.usage().raw_bytes, 0);
+}
+
+/// Where there is no room for it parsed, and when whoever gave it is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_footer_that_a_peer_gave_is_kept_as_it_is_stored() {
+    let rig = Rig::new().await;
+    let (file, giver) = rig.with_peer(Some(rig.given().await));
+    let config = CacheConfig {
+        footer_bytes: 0,
+        ..CacheConfig::default()
+    };
+    let (planner, reads) = (Cache::open(config).unwrap(), rig.store.reads().len());
+    for asked in [&file, &file, &rig.file] {
+        assert_eq!(planner.footer(asked).await.unwrap().rows, 1_000);
+        assert!(planner.engine.footers.held(asked).await.is_none());
+    }
+    assert_eq!(giver.asked.load(Ordering::Relaxed), 1);
+    assert_eq!(rig.store.reads().len(), reads);
+}
+
+/// What of pages was looked up during some work, by the names of the counters.
+fn counted(rig: &Rig, runtime: &Runtime, work: impl Future<Output = ()>) -> [u64; 3] {
+    let counters = Counters::default();
+    metrics::with_local_recorder(&counters, || runtime.block_on(work));
+    let mount = rig.file.ufs.mount_id();
+    let of_mount = |name: &str| {
+        counters.get(&format!(
+            "jetbridge_cache_{name}_bytes_total{{tier=page}}{{mount={mount}}}"
+        ))
+    };
+    let from_peers = counters.get("jetbridge_cache_read_bytes_total{tier=page}{source=peer}");
+    [of_mount("hit"), of_mount("miss"), from_peers]
+}
+
+/// What a peer is given is no lookup of the owner's, and what one gives is a miss of whoever asked. A footer of pages that are held
+/// is looked up at once.
+#[test]
+fn a_footer_is_looked_up_once_and_by_whoever_wants_it() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let rig = runtime.block_on(Rig::of(8));
+    let (size, owner, reader) = (rig.file.key.size, cache(), cache());
+    let whole = 0..size;
+    for holder in [&owner, &reader] {
+        runtime.block_on(async {
+            let read = holder.pages().read(&rig.file, std::slice::from_ref(&whole));
+            read.await.unwrap();
+            kept(holder).await;
+        });
+    }
+    let mut given = Bytes::new();
+    let of_owner = counted(&rig, &runtime, async {
+        given = owner.stored_footer(&rig.file, u64::MAX).await.unwrap();
+    });
+    assert_eq!(of_owner, [0, 0, 0]);
+    let length = to_u64(given.len());
+    // It is longer than what an owner reads first, and not longer than what others do.
+    assert!(length > 8 << 10 && size < 64 << 10, "{length} of {size}");
+    let of_reader = counted(&rig, &runtime, async {
+        assert_eq!(reader.footer(&rig.file).await.unwrap().rows, 1_000);
+    });
+    assert_eq!(of_reader, [size, 0, 0]);
+    let (file, _) = rig.with_peer(Some(given));
+    let of_planner = counted(&rig, &runtime, async {
+        assert_eq!(cache().footer(&file).await.unwrap().rows, 1_000);
+    });
+    assert_eq!(of_planner, [0, length, length]);
+    assert_eq!(rig.store.reads().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

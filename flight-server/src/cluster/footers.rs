@@ -13,11 +13,19 @@
 //!
 //! What an owner does not give is asked for as pages, of the others and of storage: an owner that failed is not asked for
 //! the same file again at once. One that says that a footer is too long to be given so is asked for its pages.
+//!
+//! An owner says of a footer that takes it too long that it is late ([`FOOTER_TIMEOUT`]), so one that reads at all is never
+//! silent for longer. One that is, or that is late with one footer after the other, is left alone by plans for a while
+//! (`pace`). All that it was asked for by then is without an answer at once, what is queued for it too: the rest of a plan goes
+//! on without it, whatever holds it up.
+//!
+//! Why no time for a question as a whole: most of it would be spent in the queue, which says more of the plan than of the owner.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -28,11 +36,12 @@ use jetbridge_catalog::membership::View;
 use jetbridge_catalog::placement::{FileKey as PlacedFile, SplitLoad};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batches::{Answers, Ask, Batches};
 use super::peers::{
-    MAX_BODY_BYTES, PagesRequest, Patience, PeerPool, PieceError, Reach, count_read, is_sound, next_piece,
+    MAX_BODY_BYTES, PLAN_TIMEOUT, PagesRequest, Patience, PeerPool, PieceError, Reach, count_read, is_sound, next_piece,
 };
 use super::{STAND_INS, Sight};
 
@@ -47,6 +56,10 @@ pub const FILES_PER_CALL: usize = 128;
 const CALLS_AT_ONCE: usize = 3;
 /// Longest footer that is given alone, in bytes; of a longer one the pages are worth a call of their own.
 pub const MOST_FOOTER_BYTES: u64 = 256 << 10;
+/// The most that is given of a file: such a footer with its length and the magic.
+const MOST_GIVEN_BYTES: usize = (256 << 10) + 8;
+/// How long an owner may take for one footer before it says that it is late.
+pub const FOOTER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Files that a plan opens together: those of them that it reads itself cost one question to each other holder.
 pub const FILES_TOGETHER: usize = 1024;
 /// Most files that one call of `peer.known` is about.
@@ -57,6 +70,8 @@ const MOST_NAME_BYTES: usize = 4 << 10;
 /// What else is written of a file, about.
 const FIELDS_BYTES: usize = 128;
 
+const _: () = assert!(MOST_GIVEN_BYTES as u64 == MOST_FOOTER_BYTES + 8);
+const _: () = assert!(FOOTER_TIMEOUT.as_millis() < PLAN_TIMEOUT.as_millis());
 const _: () = assert!(FILES_PER_CALL * (MOST_NAME_BYTES + FIELDS_BYTES) < MAX_BODY_BYTES);
 
 /// A file version of which the footer is asked for.
@@ -119,11 +134,14 @@ pub enum Found {
     AsPages,
     /// The file cannot be read there now.
     Missing,
+    /// It cannot be had there soon: reading it takes too long, or too much is asked for at once.
+    Late,
 }
 
 const GIVEN: u8 = 0;
 const AS_PAGES: u8 = 1;
 const MISSING: u8 = 2;
+const LATE: u8 = 3;
 /// A part's file and kind.
 const PART_HEAD_BYTES: usize = 5;
 /// The sum before a footer.
@@ -145,6 +163,7 @@ impl FooterPart {
             }
             Found::AsPages => part.put_u8(AS_PAGES),
             Found::Missing => part.put_u8(MISSING),
+            Found::Late => part.put_u8(LATE),
         }
         part.freeze()
     }
@@ -155,7 +174,7 @@ impl FooterPart {
         }
         let (file, kind) = (part.get_u32_le(), part.get_u8());
         let found = match kind {
-            GIVEN if part.len() >= SUM_BYTES => {
+            GIVEN if (SUM_BYTES..=SUM_BYTES + MOST_GIVEN_BYTES).contains(&part.len()) => {
                 let sum = part.get_u64_le().to_le_bytes();
                 match is_sound(&part, sum) {
                     true => Found::Given(part),
@@ -164,6 +183,7 @@ impl FooterPart {
             }
             AS_PAGES => Found::AsPages,
             MISSING => Found::Missing,
+            LATE => Found::Late,
             _ => return Err(PieceError::NoAnswer),
         };
         Ok(Self { file, found })
@@ -195,20 +215,36 @@ impl Ask for FooterCalls {
     const CALLS: usize = CALLS_AT_ONCE;
     const QUESTIONS: usize = FILES_PER_CALL;
 
-    async fn ask(&self, id: &str, files: Vec<FooterOf>, mut answers: Answers<Found>) {
-        let request = FootersRequest { files };
-        let Some(mut parts) = self.0.ask(id, FOOTERS_ACTION, &request, Patience::Plan).await else {
+    async fn ask(&self, id: &str, files: Vec<FooterOf>, answers: Answers<Found>) {
+        tokio::select! {
+            () = self.call(id, files, answers) => {}
+            () = self.0.paces().left_alone(id) => {}
+        }
+    }
+}
+
+impl FooterCalls {
+    async fn call(&self, id: &str, files: Vec<FooterOf>, mut answers: Answers<Found>) {
+        let (pool, patience, request) = (&self.0, Patience::Plan, FootersRequest { files });
+        let Some(mut parts) = pool.ask(id, FOOTERS_ACTION, &request, patience).await else {
             return;
         };
         for _ in &request.files {
-            let part = next_piece(&mut parts).await.and_then(FooterPart::decode);
+            let part = match timeout(patience.timeout(), next_piece(&mut parts)).await {
+                Ok(part) => part.and_then(FooterPart::decode),
+                Err(elapsed) => return pool.is_late(id, &elapsed, patience),
+            };
             let answered = part.and_then(|part| {
-                let file = usize::try_from(part.file).unwrap_or(usize::MAX);
+                let (file, is_late) = (
+                    usize::try_from(part.file).unwrap_or(usize::MAX),
+                    part.found == Found::Late,
+                );
                 let is_asked = answers.give(file, part.found);
-                is_asked.then_some(()).ok_or(PieceError::NoAnswer)
+                is_asked.then_some(is_late).ok_or(PieceError::NoAnswer)
             });
-            if let Err(error) = answered {
-                return self.0.broke_off(id, &error);
+            match answered {
+                Ok(is_late) => pool.paces().answered_footer(id, is_late, Instant::now()),
+                Err(error) => return pool.broke_off(id, &error),
             }
         }
     }
@@ -267,19 +303,19 @@ impl FooterHolders {
                 Some(footer)
             }
             Some(Found::AsPages) => None,
-            Some(Found::Missing) | None => {
+            Some(Found::Missing | Found::Late) | None => {
                 self.pool.note_nothing(owner, file.id());
                 None
             }
         }
     }
 
-    /// Of which of these files a node holds anything; of none where it does not say.
+    /// Of which of these files a node holds anything; of none where it does not say soon. This is advice.
     async fn known(&self, id: &str, files: &[FileId]) -> HashSet<FileId> {
         let request = KnownRequest {
             files: files.iter().map(FileId::to_string).collect(),
         };
-        let patience = Patience::Reader;
+        let patience = Patience::Advice;
         let Some(mut answer) = self.pool.ask(id, KNOWN_ACTION, &request, patience).await else {
             return HashSet::new();
         };
@@ -421,6 +457,7 @@ mod tests {
             Found::Given(Bytes::new()),
             Found::AsPages,
             Found::Missing,
+            Found::Late,
         ] {
             let part = FooterPart { file: 70_000, found };
             assert_eq!(FooterPart::decode(part.encode()).unwrap(), part);
@@ -446,5 +483,14 @@ mod tests {
         }
         let unknown = FooterPart::decode(Bytes::from_static(&[0, 0, 0, 0, 9]));
         assert!(matches!(unknown, Err(PieceError::NoAnswer)));
+    }
+
+    #[test]
+    fn a_footer_that_is_longer_than_any_that_is_given_is_not_taken() {
+        for (length, is_taken) in [(MOST_GIVEN_BYTES, true), (MOST_GIVEN_BYTES + 1, false)] {
+            let found = Found::Given(vec![0_u8; length].into());
+            let part = FooterPart { file: 0, found };
+            assert_eq!(FooterPart::decode(part.encode()).is_ok(), is_taken, "{length}");
+        }
     }
 }

@@ -19,6 +19,7 @@
 //! | `cluster/peers.rs` | bytes from other nodes |
 //! | `cluster/footers.rs` | footers from other nodes, for plans |
 //! | `cluster/batches.rs` | many questions to a node in few calls |
+//! | `cluster/pace.rs` | which nodes keep plans waiting |
 //! | `cluster/hot.rs` | splits that more nodes serve than own |
 //! | `cluster/clock.rs` | the time that tickets are dated by |
 //!
@@ -32,6 +33,7 @@ pub mod host;
 mod hot;
 mod identity;
 mod lease;
+mod pace;
 pub mod pass;
 pub mod peers;
 pub mod remote;

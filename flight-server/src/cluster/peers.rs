@@ -14,7 +14,8 @@
 //! Footers, of which a plan needs very many, are asked for by themselves, many in one call ([`super::footers`]).
 //!
 //! What is asked of a peer never fails a read and never holds one up for long: a node that does not say at once what it has
-//! is left alone for a while ([`SHUN`]), and storage is asked. Bytes are checked by their sum, as those from a disk are.
+//! is left alone for a while ([`SHUN`]), and storage is asked. Plans wait longer, and who keeps them waiting is left alone by
+//! plans only (`pace`). Bytes are checked by their sum, as those from a disk are.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -41,6 +42,7 @@ use tonic::{Code, Request, Status, Streaming};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::clock::{CLOCK_ACTION, ClockAnswer};
+use super::pace::Paces;
 use super::pass::Pass;
 
 /// Name of the action that gives pages.
@@ -52,8 +54,8 @@ pub const RESIDENCY_ACTION: &str = "peer.residency";
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long a peer may take to say whether it has what is asked for.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
-/// The same where a plan asks for the footers of many files at once: that is much to do for a node.
-const PLAN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// The same where a plan asks for the footers of many files at once, which is much to do for a node.
+pub(super) const PLAN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a node may take for an action that its users wait for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a peer that said yes may send nothing; one that reads through waits for storage meanwhile.
@@ -173,6 +175,7 @@ pub struct PeerPool {
     directory: Arc<dyn Directory>,
     channels: Mutex<HashMap<String, FlightServiceClient<Channel>>>,
     shunned: Mutex<HashMap<String, Instant>>,
+    paces: Paces,
     knows_nothing: Moka<(String, FileId), ()>,
 }
 
@@ -186,6 +189,7 @@ impl PeerPool {
             directory,
             channels: Mutex::default(),
             shunned: Mutex::default(),
+            paces: Paces::default(),
             knows_nothing: Moka::builder()
                 .max_capacity(KNOWS_NOTHING_ENTRIES)
                 .time_to_live(KNOWS_NOTHING)
@@ -285,6 +289,11 @@ impl PeerPool {
         &self.own_id
     }
 
+    /// How others keep up with this node's plans.
+    pub(super) fn paces(&self) -> &Paces {
+        &self.paces
+    }
+
     /// Whether a node had nothing of a file just now, or did not give its footer.
     pub(super) fn has_nothing(&self, id: &str, file: FileId) -> bool {
         self.knows_nothing.contains_key(&(id.to_owned(), file))
@@ -310,12 +319,16 @@ impl PeerPool {
         body: &impl Serialize,
         patience: Patience,
     ) -> Option<Streaming<arrow_flight::Result>> {
-        if id == self.own_id || self.is_shunned(id) {
+        let is_left_alone = match patience {
+            Patience::Plan => self.paces.is_left_alone(id, Instant::now()),
+            Patience::Reader | Patience::Advice => false,
+        };
+        if id == self.own_id || is_left_alone || self.is_shunned(id) {
             return None;
         }
         let mut client = self.client(&self.directory.address_of(id)?)?;
         let request = self.request(action, serde_json::to_vec(body).ok()?);
-        match timeout(patience.head_timeout(), client.do_action(request)).await {
+        match timeout(patience.timeout(), client.do_action(request)).await {
             Ok(Ok(answer)) => Some(answer.into_inner()),
             Ok(Err(status)) => {
                 self.refused(id, &status);
@@ -335,8 +348,13 @@ impl PeerPool {
         answer: &mut Streaming<arrow_flight::Result>,
         patience: Patience,
     ) -> Option<T> {
-        match timeout(patience.head_timeout(), answer.message()).await {
-            Ok(Ok(Some(first))) => serde_json::from_slice(&first.body).ok(),
+        match timeout(patience.timeout(), answer.message()).await {
+            Ok(Ok(Some(first))) => {
+                if matches!(patience, Patience::Plan) {
+                    self.paces.answered(id, Instant::now());
+                }
+                serde_json::from_slice(&first.body).ok()
+            }
             Ok(Ok(None)) => None,
             Ok(Err(status)) => {
                 self.refused(id, &status);
@@ -378,19 +396,22 @@ impl PeerPool {
     }
 
     /// A call ended with a status. One that the node itself gave is no sign that it cannot be reached: it has enough to do, and
-    /// is left alone. One that the connection gave has that for its source.
+    /// is left alone, unless it is of a version that does not know what it was asked. One that the connection gave has that for
+    /// its source.
     fn refused(&self, id: &str, status: &Status) {
         match std::error::Error::source(status) {
             Some(_) => self.shun(id, status),
+            None if status.code() == Code::Unimplemented => {}
             None => self.leave_alone(id, status),
         }
     }
 
-    fn is_late(&self, id: &str, elapsed: &Elapsed, patience: Patience) {
+    /// A node did not answer in time.
+    pub(super) fn is_late(&self, id: &str, elapsed: &Elapsed, patience: Patience) {
         match patience {
             Patience::Reader => self.shun(id, elapsed),
-            // A plan asks for so much at once that being late is a sign of that alone.
-            Patience::Plan => {}
+            Patience::Plan => self.paces.waited(id, patience.timeout(), Instant::now()),
+            Patience::Advice => {}
         }
     }
 
@@ -437,15 +458,17 @@ pub enum Reach {
 pub(super) enum Patience {
     /// As long as a reader may be held up; who is late is left alone.
     Reader,
-    /// As long as a plan may be.
+    /// As long as a plan may be; who keeps plans waiting is left alone by them.
     Plan,
+    /// No longer than a reader, for what can be done without: who is slow to give advice is not suspected of anything.
+    Advice,
 }
 
 impl Patience {
-    fn head_timeout(self) -> Duration {
+    pub(super) fn timeout(self) -> Duration {
         match self {
-            Self::Reader => HEAD_TIMEOUT,
-            Self::Plan => PLAN_HEAD_TIMEOUT,
+            Self::Reader | Self::Advice => HEAD_TIMEOUT,
+            Self::Plan => PLAN_TIMEOUT,
         }
     }
 }

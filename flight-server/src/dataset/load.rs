@@ -14,6 +14,7 @@ use jetbridge_cache::page::{OpenFile, Peers};
 use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{Layout, PartitionColumn, PartitionValue, is_hidden, is_parquet, layout};
 use jetbridge_catalog::path::NsPath;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{DataFile, Dataset, FileSummary, Fingerprint, Listed, Tree, partition_field};
 use crate::cluster::footers::{FILES_TOGETHER, FooterHolders};
@@ -80,7 +81,8 @@ fn is_data(path: &NsPath, file: &Listed) -> bool {
     relative(path, file).is_some_and(|rel| !is_hidden(rel) && is_parquet(rel))
 }
 
-/// Reads the footers of `files` and merges their schemas.
+/// Reads the footers of `files` and merges their schemas. Whoever drops it stops that: what storage was asked for comes and is
+/// kept, and of others who wait for the same footer one reads on.
 pub(super) async fn load(
     cache: &Arc<Cache>,
     holders: &Arc<FooterHolders>,
@@ -102,7 +104,7 @@ pub(super) async fn load(
                 peers: file.peers,
                 ..file.open.clone()
             };
-            let footer = tokio::spawn(async move { cache.footer(&reading).await });
+            let footer = AbortOnDropHandle::new(tokio::spawn(async move { cache.footer(&reading).await }));
             let (path, open, values) = (file.path, file.open, file.values);
             async move { (path, open, values, footer.await) }
         })

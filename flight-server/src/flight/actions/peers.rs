@@ -20,8 +20,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Nothing;
 use crate::cluster::clock::ClockAnswer;
 use crate::cluster::footers::{
-    FILES_PER_CALL, FooterOf, FooterPart, FootersRequest, Found, KnownAnswer, KnownRequest, MAX_KNOWN_FILES,
-    MOST_FOOTER_BYTES,
+    FILES_PER_CALL, FOOTER_TIMEOUT, FooterOf, FooterPart, FootersRequest, Found, KnownAnswer, KnownRequest,
+    MAX_KNOWN_FILES, MOST_FOOTER_BYTES,
 };
 use crate::cluster::peers::{PagesHead, PagesRequest, PeerReads, Reach, ResidencyAnswer, ResidencyRequest};
 use crate::error::ServiceError;
@@ -38,9 +38,6 @@ const ROOM_TIMEOUT: Duration = Duration::from_millis(200);
 const MAX_TICKETS: usize = 10_000;
 /// Footers that are read at once for one call; the mount's own limit on requests holds besides.
 const FOOTERS_AT_ONCE: usize = 32;
-/// How long one footer may take, the wait for its share of the memory included, before whoever asked does better to look
-/// elsewhere. What was begun for it goes on, and is kept.
-const FOOTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Parts of an answer.
 pub(super) type Parts = BoxStream<'static, Result<arrow_flight::Result, Status>>;
@@ -59,7 +56,7 @@ pub(super) async fn pages(node: &Arc<Node>, request: PagesRequest) -> Result<Par
             "peer.pages: bytes {range:?} cannot be had"
         )));
     }
-    let room = room(node, range.end - range.start, ROOM_TIMEOUT).await?;
+    let room = room(node, range.end - range.start).await?;
     if let Some(held) = node.cache.pages().read_held(&key, range.clone()).await {
         return Ok(given(async move { Ok(held) }, room));
     }
@@ -78,7 +75,11 @@ pub(super) async fn pages(node: &Arc<Node>, request: PagesRequest) -> Result<Par
     }
 }
 
-/// Gives the footers of files, each as soon as it is read, and keeps what was read for it.
+/// Gives the footers of files, each as soon as it is read, and keeps what was read for it. What was begun for one that takes
+/// too long goes on, and is kept.
+///
+/// While footers are read, what comes for them is among the loads in flight, whose room is bounded. They take their share of
+/// the memory that peers may have once they are there: as much as they are, and not for as long as storage takes.
 pub(super) fn footers(node: &Arc<Node>, request: &FootersRequest) -> Result<Parts, ServiceError> {
     if request.files.len() > FILES_PER_CALL {
         return Err(ServiceError::invalid(format!(
@@ -93,12 +94,11 @@ pub(super) fn footers(node: &Arc<Node>, request: &FootersRequest) -> Result<Part
         let (node, peers) = (Arc::clone(&node), Arc::clone(&peers));
         async move {
             let found = timeout(FOOTER_TIMEOUT, footer(&node, key, peers)).await;
-            let (found, room) = found.unwrap_or((Found::Missing, None));
-            (FooterPart { file, found }, room)
+            let found = found.unwrap_or(Found::Late);
+            encoded(&node, FooterPart { file, found }).await
         }
     });
-    let parts = parts.buffer_unordered(FOOTERS_AT_ONCE).map(|(part, room)| {
-        let body = part.encode();
+    let parts = parts.buffer_unordered(FOOTERS_AT_ONCE).map(|(body, room)| {
         // Its share is given back now that it is taken.
         drop(room);
         Ok::<_, Status>(arrow_flight::Result { body })
@@ -147,31 +147,47 @@ pub(super) fn clock(node: &Node, _: &Nothing) -> ClockAnswer {
     node.cluster.told_time()
 }
 
-/// A footer, with its share of the memory that peers may have of this node.
-async fn footer(node: &Node, key: FileKey, peers: Arc<dyn Peers>) -> (Found, Option<OwnedSemaphorePermit>) {
+async fn footer(node: &Node, key: FileKey, peers: Arc<dyn Peers>) -> Found {
     // Two answers of a file of a weak generation may be of two versions.
-    let is_strong = key.generation.is_strong();
-    let Some(file) = open(node, key, Some(peers)).filter(|_| is_strong) else {
-        return (Found::Missing, None);
-    };
-    let Ok(room) = room(node, file.key.size.min(MOST_FOOTER_BYTES), FOOTER_TIMEOUT).await else {
-        return (Found::Missing, None);
+    if !key.generation.is_strong() {
+        return Found::Missing;
+    }
+    let id = key.id();
+    let Some(file) = open(node, key, Some(peers)) else {
+        // No mount shows it here now; what is held of it is given all the same.
+        return match node.cache.pages().held_bytes(id) {
+            0 => Found::Missing,
+            _ => Found::AsPages,
+        };
     };
     match node.cache.stored_footer(&file, MOST_FOOTER_BYTES).await {
-        Ok(footer) => (Found::Given(footer), Some(room)),
+        Ok(footer) => Found::Given(footer),
         // Whoever asked finds out for itself what is wrong with it.
-        Err(ReadError::Corrupt { .. } | ReadError::LimitExceeded { .. }) => (Found::AsPages, None),
-        Err(_) => (Found::Missing, None),
+        Err(ReadError::Corrupt { .. } | ReadError::LimitExceeded { .. }) => Found::AsPages,
+        Err(_) => Found::Missing,
     }
 }
 
+/// A part as it is sent; of a footer with its share of the memory that peers may have of this node. Where that cannot be had
+/// soon, it is late.
+async fn encoded(node: &Node, mut part: FooterPart) -> (Bytes, Option<OwnedSemaphorePermit>) {
+    let Found::Given(footer) = &part.found else {
+        return (part.encode(), None);
+    };
+    let room = room(node, u64::try_from(footer.len()).unwrap_or(u64::MAX)).await.ok();
+    if room.is_none() {
+        part.found = Found::Late;
+    }
+    (part.encode(), room)
+}
+
 /// A share of the memory that peers may have of this node.
-async fn room(node: &Node, bytes: u64, patience: Duration) -> Result<OwnedSemaphorePermit, ServiceError> {
+async fn room(node: &Node, bytes: u64) -> Result<OwnedSemaphorePermit, ServiceError> {
     let kib = u32::try_from(bytes.div_ceil(1024))
         .unwrap_or(u32::MAX)
         .min(node.peer_room_kib);
     let room = Arc::clone(&node.peer_room).acquire_many_owned(kib);
-    match timeout(patience, room).await {
+    match timeout(ROOM_TIMEOUT, room).await {
         Ok(Ok(room)) => Ok(room),
         _ => Err(ServiceError::Busy {
             what: "other nodes read from this one as much as they may".to_owned(),

@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::fs::{FileSystem, LocalFs};
 use super::{DiskConfig, DiskError, DiskPages, FolderConfig, Outside};
+use crate::counters::testing::Counters;
 use crate::key::{FileId, FileKey, Generation, PageIndex, to_u64, to_usize};
 
 /// The page size of most tests: the smallest.
@@ -291,38 +292,6 @@ fn pages(range: Range<u64>) -> Vec<PageIndex> {
 
 fn errno(errno: rustix::io::Errno) -> io::Error {
     errno.into()
-}
-
-/// Counts what is counted, by name and labels.
-#[derive(Default)]
-struct Counters(Mutex<std::collections::HashMap<String, Arc<std::sync::atomic::AtomicU64>>>);
-
-impl Counters {
-    fn get(&self, name: &str) -> u64 {
-        self.0
-            .lock()
-            .get(name)
-            .map_or(0, |count| count.load(std::sync::atomic::Ordering::Relaxed))
-    }
-}
-
-impl metrics::Recorder for Counters {
-    fn describe_counter(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn describe_gauge(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn describe_histogram(&self, _: metrics::KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn register_counter(&self, key: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Counter {
-        let labels = key
-            .labels()
-            .map(|label| format!("{{{}={}}}", label.key(), label.value()));
-        let name = key.name().to_owned() + &labels.collect::<String>();
-        metrics::Counter::from_arc(Arc::clone(self.0.lock().entry(name).or_default()))
-    }
-    fn register_gauge(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Gauge {
-        metrics::Gauge::noop()
-    }
-    fn register_histogram(&self, _: &metrics::Key, _: &metrics::Metadata<'_>) -> metrics::Histogram {
-        metrics::Histogram::noop()
-    }
 }
 
 /// Numbers that look random, from a seed that a failed test can be repeated with.
