@@ -13,7 +13,8 @@
 //! that they find what they were told of in the store. A reader that looks first at the map and then at the store sees one
 //! of the three.
 //!
-//! Lock order: the map's lock is the only one here; stores may be asked under it, and never call back.
+//! Lock order: the map's lock is the only one here; stores may be asked under it, and never call back. Tasks are begun
+//! without it.
 //!
 //! Why each waiter listens for itself, and not all on one `futures::future::Shared`: that one, completed while a waiter
 //! polls it, wakes the others too early, and counts on the one that polled to come again. If that one gives up instead
@@ -25,6 +26,7 @@ use std::future::Future;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -85,12 +87,21 @@ where
 {
     /// Looks at the flights, and begins others, with nobody in between.
     pub(crate) fn board<R>(&self, decide: impl FnOnce(&mut Boarding<'_, K, T>) -> R) -> R {
-        let mut boarding = Boarding {
-            shared: &self.map,
-            map: &mut self.map.lock(),
-            is_nothing: self.is_nothing,
+        let mut begun = Vec::new();
+        let decided = {
+            let mut map = self.map.lock();
+            decide(&mut Boarding {
+                shared: &self.map,
+                map: &mut map,
+                is_nothing: self.is_nothing,
+                begun: &mut begun,
+            })
         };
-        decide(&mut boarding)
+        // Without the lock: a runtime that is stopping drops at once what it is given, which takes it.
+        for load in begun {
+            tokio::spawn(load);
+        }
+        decided
     }
 }
 
@@ -99,6 +110,7 @@ pub(crate) struct Boarding<'a, K, T> {
     shared: &'a Arc<Mutex<Map<K, T>>>,
     map: &'a mut Map<K, T>,
     is_nothing: fn(&T) -> bool,
+    begun: &'a mut Vec<BoxFuture<'static, ()>>,
 }
 
 impl<K, T> Boarding<'_, K, T>
@@ -167,7 +179,7 @@ where
             map: Arc::clone(self.shared),
             keys: taken,
         };
-        tokio::spawn(run(landing, sender));
+        self.begun.push(Box::pin(run(landing, sender)));
         flight
     }
 }
@@ -236,6 +248,35 @@ mod tests {
                 passer.await.unwrap();
             }
         }
+    }
+
+    /// Boards when it is dropped.
+    struct BoardsLast(Flights<u32, u32>, std::sync::mpsc::Sender<Flight<u32>>);
+
+    impl Drop for BoardsLast {
+        fn drop(&mut self) {
+            let load = async { 7 };
+            let flight = self
+                .0
+                .board(|boarding| boarding.begin(vec![1], load, |_| futures::future::ready(())));
+            assert!(self.0.board(|boarding| boarding.bound_for(&1).is_none()));
+            self.1.send(flight).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_load_that_a_stopping_runtime_does_not_take_is_told() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let last = BoardsLast(Flights::default(), tell);
+        runtime.spawn(async move {
+            let _last = last;
+            std::future::pending::<()>().await;
+        });
+        runtime.block_on(tokio::task::yield_now());
+        std::thread::spawn(move || drop(runtime));
+        let flight = told.recv_timeout(Duration::from_secs(60)).expect("it hangs");
+        assert_eq!(flight.landed().now_or_never(), Some(None));
     }
 
     #[tokio::test]

@@ -216,8 +216,8 @@ def test_another_version_of_a_file_is_not_given(lake: Lake) -> None:
 def test_footers_outside_of_the_namespace_or_of_another_version_are_not_given(lake: Lake) -> None:
     """And a version whose name does not tell it from others, which no good node asks for."""
     good = lake.request()
-    wrong = [footer_of(good)]
-    wrong += [footer_of(good, generation=generation) for generation in ("etag:0-0-0", "version:9")]
+    weak = f"modified:1:{good['size']}"
+    wrong = [footer_of(good, generation=generation) for generation in ("etag:0-0-0", "version:9", weak)]
     wrong += [footer_of(good, generation="etag:a", size=size) for size in (0, 11, 12, 10 * GIB, 2**64 - 1)]
     for uri in outside(lake).values():
         for path in (Path("/etc/passwd"), lake.folder / "secret.parquet"):
@@ -232,7 +232,7 @@ def test_footers_outside_of_the_namespace_or_of_another_version_are_not_given(la
 def test_lists_of_files_that_are_none(lake: Lake) -> None:
     good = footer_of(lake.request())
     assert footers(lake.worker, []) == ("", [])
-    assert footers(lake.worker, [good] * FILES_PER_CALL) == ("", ["missing"] * FILES_PER_CALL)
+    assert footers(lake.worker, [good] * FILES_PER_CALL) == ("", ["given"] * FILES_PER_CALL)
     wrong = [
         [good] * (FILES_PER_CALL + 1),
         [good, {**good, "generation": "nonsense"}],
