@@ -49,7 +49,7 @@ pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'stat
             current: None,
             skip,
             left: limit,
-            _driver: driver,
+            driver,
             _open: open,
         }
     };
@@ -67,7 +67,7 @@ struct Begun {
     deliveries: mpsc::Receiver<Delivery>,
     _share: OwnedSemaphorePermit,
     memory: Arc<Memory>,
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl Drop for Begun {
@@ -87,7 +87,7 @@ struct Answer {
     skip: u64,
     /// Rows still to give; no bound where none.
     left: Option<u64>,
-    _driver: AbortOnDropHandle<()>,
+    driver: AbortOnDropHandle<()>,
     _open: OpenScan,
 }
 
@@ -114,13 +114,19 @@ impl Answer {
         }
         loop {
             let Some(unit) = &mut self.current else {
-                match self.units.recv().await? {
-                    Ok(begun) => {
+                match self.units.recv().await {
+                    Some(Ok(begun)) => {
                         self.current = Some(begun);
                         self.reader_at.send_replace(self.taken);
                         self.taken += 1;
                     }
-                    Err(error) => return Some((Err(error), self.ended())),
+                    Some(Err(error)) => return Some((Err(error), self.ended())),
+                    None => {
+                        return outcome(&mut self.driver)
+                            .await
+                            .err()
+                            .map(|error| (Err(error), self.ended()));
+                    }
                 }
                 continue;
             };
@@ -140,11 +146,17 @@ impl Answer {
                     return Some((batch, self));
                 }
                 Some(Err(error)) => return Some((Err(error), self.ended())),
-                None if self.skip > 0 => {
-                    let error = ReadError::internal("a row group gave fewer rows than it did before");
-                    return Some((Err(error), self.ended()));
+                None => {
+                    let mut ended = outcome(&mut unit.task).await;
+                    if self.skip > 0 {
+                        let fewer = || ReadError::internal("a row group gave fewer rows than it did before");
+                        ended = ended.and_then(|()| Err(fewer()));
+                    }
+                    if let Err(error) = ended {
+                        return Some((Err(error), self.ended()));
+                    }
+                    self.current = None;
                 }
-                None => self.current = None,
             }
         }
     }
@@ -167,6 +179,12 @@ impl Answer {
         }
         Ok(given)
     }
+}
+
+/// How a task ended that gives nothing any more: one that died must not be taken for one that has given all.
+async fn outcome(task: &mut AbortOnDropHandle<()>) -> Result<(), ReadError> {
+    let ended = task.await;
+    ended.map_err(|death| ReadError::internal(format!("a part of the scan died: {death}")))
 }
 
 fn rows_in(batch: &RecordBatch) -> u64 {
@@ -323,7 +341,7 @@ impl Starter<'_> {
                 deliveries,
                 _share: share,
                 memory,
-                _task: task,
+                task,
             }))
             .await
             .is_ok())

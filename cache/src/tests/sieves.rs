@@ -185,3 +185,51 @@ async fn a_sieve_that_breaks_lets_everything_through() {
     let given = numbers(&joined(&footer.schema, &collect(&cache, sifted).await.unwrap()));
     assert_eq!(given.len(), 60_000);
 }
+
+/// Breaks where nobody guards it.
+struct Broken {
+    in_driver: bool,
+}
+
+impl Sieve for Broken {
+    fn wants(&self, _: usize, row_group: RowGroup) -> bool {
+        assert!(!self.in_driver || row_group.0 == 0, "the driver breaks");
+        true
+    }
+
+    fn columns(&self) -> &[String] {
+        panic!("the unit breaks")
+    }
+
+    fn passes(&self, _: &RecordBatch) -> Result<bool, ArrowError> {
+        Ok(true)
+    }
+
+    fn tightens(&self) -> bool {
+        false
+    }
+
+    fn bounded(&self) -> &[String] {
+        &[]
+    }
+
+    fn wants_runs(&self, runs: &dyn RunBounds) -> Vec<bool> {
+        vec![true; runs.rows().len()]
+    }
+}
+
+/// The end of what a dead task gave is no end of the rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_of_which_a_part_dies_is_no_shorter_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("a.parquet"), &columns(), 40_000);
+    let file = open(&mount(folder.path()), "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    for in_driver in [true, false] {
+        let mut asked = request(vec![split(&file, &footer)], &footer.schema);
+        asked.sieve = Some(Arc::new(Broken { in_driver }));
+        let error = collect(&cache, asked).await.unwrap_err().to_string();
+        assert!(error.contains("died"), "{error}");
+    }
+}
