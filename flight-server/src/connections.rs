@@ -26,8 +26,9 @@ use crate::listen::{Listen, Peer, Socket, greeted, serve_each};
 
 /// Connections that are open at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 4096;
-/// Calls that one connection may have open at once; a client with more waits.
-const MAX_STREAMS_PER_CONNECTION: u32 = 1024;
+/// Calls that one connection may have open at once; a client with more waits. Each takes some tens of KiB besides its rows: ten
+/// connections with twice as many had 500 MiB.
+const MAX_STREAMS_PER_CONNECTION: u32 = 512;
 /// All headers of one request together.
 const MAX_HEADER_LIST_BYTES: u32 = 32 << 10;
 /// The largest frame that a client may send; answers follow the client's own limit.
