@@ -8,7 +8,8 @@
 //!                           -> shared    the memory of a server on this host                (memory)
 //!                      budget           bytes that were received and not yet taken
 //! ```
-//! With the feature `datafusion` a server's datasets are tables of a DataFusion session ([`mod@datafusion`]).
+//! With the feature `datafusion` a server's datasets are tables of a DataFusion session ([`mod@datafusion`]). Whoever makes more of
+//! the rows, ahead of those who take it, has a [`queue`] for that.
 //!
 //! What it promises:
 //! - Rows come once and none is lost, whichever worker dies, before or during a stream.
@@ -41,6 +42,7 @@ pub mod memory;
 mod options;
 mod plan;
 mod pool;
+pub mod queue;
 mod reader;
 mod scan;
 mod seam;

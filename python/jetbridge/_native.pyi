@@ -213,14 +213,14 @@ class EpochEngine:
 
 @final
 class EpochLoader:
-    """Batches on their way."""
+    """Batches on their way, for one reader at a time."""
 
     def next(self) -> list[tuple[str, str, Any, Any]] | None: ...
     def close(self) -> None: ...
 
 @final
 class EpochTaker:
-    """Rows by their numbers."""
+    """Rows by their numbers, for as many threads as ask."""
 
     def is_ours(self) -> bool: ...
     def take(self, numbers: Sequence[int]) -> list[tuple[str, str, Any, Any]]: ...

@@ -1,5 +1,6 @@
 //! Rows of a read, as Python takes them: batch by batch, all at once, or through an Arrow C stream.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use jetbridge_client::fork::{Mutex, wait_for};
 use jetbridge_client::{Plan, ReadOptions, Reader, Source, Stats};
 use pyo3::exceptions::PyKeyboardInterrupt;
@@ -24,7 +25,7 @@ use crate::error::Failure;
 use crate::fork::{is_of_python, within};
 use crate::process::{self, OfProcess};
 use crate::schema::Schema;
-use crate::task::{SIGNAL_INTERVAL, Task};
+use crate::task::{SIGNAL_INTERVAL, Task, panicked};
 
 /// How long after a consumer was told of it an interrupt comes again.
 const INTERRUPT_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -169,10 +170,9 @@ impl Stream {
         if let Some(inner) = self.inner.get() {
             inner.closed.cancel();
             // Held only by a call that is about to end, which lets go of the reader itself.
-            if let Ok(mut state) = inner.reader.try_lock() {
-                let before = std::mem::replace(&mut *state, State::Closed);
-                py.detach(|| within(|| drop(before)));
-            }
+            let state = inner.reader.try_lock().ok();
+            let before = state.map(|mut state| std::mem::replace(&mut *state, State::Closed));
+            py.detach(|| within(|| drop(before)));
         }
     }
 
@@ -221,7 +221,16 @@ impl Inner {
                 *state = State::Closed;
                 return Err(closed());
             }
-            next = reader.next() => next,
+            next = AssertUnwindSafe(reader.next()).catch_unwind() => next,
+        };
+        let next = match next {
+            Ok(next) => next,
+            Err(panic) => {
+                // A reader that was stopped in the midst of its work is not read on: it may have taken rows, and not given them.
+                let failure = panicked(&*panic);
+                *state = State::Failed(failure.clone());
+                return Err(failure);
+            }
         };
         self.counts.take(reader.stats(), next.as_ref());
         match next {

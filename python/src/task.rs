@@ -1,11 +1,13 @@
 //! Something under way on the runtime, as Python sees it: to be waited for, or to wake whoever waits.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use jetbridge_client::fork::Mutex;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -21,6 +23,8 @@ const LONGEST: f64 = 1e9;
 
 /// Makes the Python value of what came.
 type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
+/// What came of making it, for all who ask.
+type Made = Arc<PyResult<Py<PyAny>>>;
 
 /// Something under way.
 #[pyclass(frozen, module = "jetbridge._native")]
@@ -34,17 +38,27 @@ struct Inner {
 }
 
 struct Shared {
+    /// Locked for moments, and never while Python runs: that lets other threads have the interpreter, which may ask for this.
     state: Mutex<State>,
-    done: Condvar,
+    /// It is done, or its value is made.
+    changed: Condvar,
 }
 
 enum State {
     /// With what to call when it is done.
     Running(Vec<Py<PyAny>>),
     Ready(Outcome),
-    /// Somebody makes the value of it.
-    Making,
-    Made(Result<Py<PyAny>, PyErr>),
+    /// This thread makes the value of it.
+    Making(ThreadId),
+    Made(Made),
+}
+
+/// What somebody has to do who asks for the value.
+enum Step {
+    Make(Outcome),
+    Wait,
+    Take(Made),
+    Refuse(&'static str),
 }
 
 /// Settles a task whatever becomes of its future: a task that is never done would be waited for forever.
@@ -64,7 +78,7 @@ impl Task {
     ) -> PyResult<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::new(State::Running(Vec::new())),
-            done: Condvar::new(),
+            changed: Condvar::new(),
         });
         let settling = Settling {
             shared: Arc::clone(&shared),
@@ -102,7 +116,7 @@ impl Task {
         loop {
             let left = end.map(|end| end.saturating_duration_since(Instant::now()));
             let step = left.unwrap_or(SIGNAL_INTERVAL).min(SIGNAL_INTERVAL);
-            if py.detach(|| shared.wait(step)) {
+            if py.detach(|| shared.wait_while(State::is_running, step)) {
                 return Ok(true);
             }
             py.check_signals()?;
@@ -114,18 +128,23 @@ impl Task {
 
     /// Whether it is done.
     fn done(&self) -> PyResult<bool> {
-        Ok(!matches!(&*self.inner()?.shared.state.lock(), State::Running(_)))
+        Ok(!self.inner()?.shared.state.lock().is_running())
     }
 
-    /// What came of it, once it is done; raises what it failed with.
+    /// What came of it, once it is done; raises what it failed with. Signals are handled while another thread makes the value.
     fn result(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         let shared = &self.inner()?.shared;
         loop {
-            if let Some(made) = shared.make(py) {
-                return made;
+            match shared.step() {
+                Step::Make(outcome) => return copied(py, &shared.make(py, outcome)),
+                Step::Take(made) => return copied(py, &made),
+                Step::Refuse(words) => return Err(Failure::new("FAILED_PRECONDITION", words).to_py(py)),
+                Step::Wait => {
+                    // The other thread needs the interpreter for it.
+                    py.detach(|| shared.wait_while(State::is_making, SIGNAL_INTERVAL));
+                }
             }
-            // Another thread makes the value, for which it needs the interpreter.
-            py.detach(|| std::thread::sleep(Duration::from_millis(1)));
+            py.check_signals()?;
         }
     }
 
@@ -156,38 +175,57 @@ impl Drop for Inner {
     }
 }
 
-impl Shared {
-    /// Waits for a while; whether it is done.
-    fn wait(&self, for_at_most: Duration) -> bool {
-        let is_running = |state: &mut State| matches!(state, State::Running(_));
-        let waited = self.done.wait_timeout_while(self.state.lock(), for_at_most, is_running);
-        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        !matches!(&*state, State::Running(_))
+impl State {
+    fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
     }
 
-    /// The value, which is made by the first who asks; none while another one does.
-    fn make(&self, py: Python<'_>) -> Option<PyResult<Py<PyAny>>> {
-        let outcome = {
-            let mut state = self.state.lock();
-            match std::mem::replace(&mut *state, State::Making) {
-                State::Ready(outcome) => outcome,
-                State::Making => return None,
-                State::Made(made) => {
-                    let again = copied(py, &made);
-                    *state = State::Made(made);
-                    return Some(again);
-                }
-                State::Running(wakers) => {
-                    *state = State::Running(wakers);
-                    return Some(Err(Failure::new("FAILED_PRECONDITION", "it is not done yet").to_py(py)));
+    fn is_making(&self) -> bool {
+        matches!(self, Self::Making(_))
+    }
+}
+
+impl Shared {
+    /// Waits as long as it is so, for a while; whether it is not so any more.
+    fn wait_while(&self, is_so: fn(&State) -> bool, for_at_most: Duration) -> bool {
+        let waited = self
+            .changed
+            .wait_timeout_while(self.state.lock(), for_at_most, |state| is_so(state));
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !is_so(&state)
+    }
+
+    /// What to do for the value, which the first who asks makes.
+    fn step(&self) -> Step {
+        let own = thread::current().id();
+        let mut state = self.state.lock();
+        match std::mem::replace(&mut *state, State::Making(own)) {
+            State::Ready(outcome) => Step::Make(outcome),
+            State::Making(by) => {
+                *state = State::Making(by);
+                // A thread that waited for itself would wait for ever.
+                match by == own {
+                    true => Step::Refuse("what came of it is being made, by a call that this one was made in"),
+                    false => Step::Wait,
                 }
             }
-        };
-        // Without the lock, for this runs Python.
-        let made = outcome(py);
-        let given = copied(py, &made);
-        *self.state.lock() = State::Made(made);
-        Some(given)
+            State::Made(made) => {
+                *state = State::Made(Arc::clone(&made));
+                Step::Take(made)
+            }
+            State::Running(wakers) => {
+                *state = State::Running(wakers);
+                Step::Refuse("it is not done yet")
+            }
+        }
+    }
+
+    /// Makes the value, and lets those go on who wait for it.
+    fn make(&self, py: Python<'_>, outcome: Outcome) -> Made {
+        let made = Arc::new(guarded(py, outcome));
+        *self.state.lock() = State::Made(Arc::clone(&made));
+        self.changed.notify_all();
+        made
     }
 }
 
@@ -199,7 +237,7 @@ impl Settling {
     fn finish(&mut self, outcome: Outcome) {
         self.is_settled = true;
         let before = std::mem::replace(&mut *self.shared.state.lock(), State::Ready(outcome));
-        self.shared.done.notify_all();
+        self.shared.changed.notify_all();
         if let State::Running(wakers) = before
             && !wakers.is_empty()
         {
@@ -236,6 +274,16 @@ fn call(wakers: &[Py<PyAny>]) {
 
 fn failed(failure: Failure) -> Outcome {
     Box::new(move |py| Err(failure.to_py(py)))
+}
+
+/// Makes a value. A panic is an error like others: whoever waits for the value must be told.
+fn guarded(py: Python<'_>, outcome: Outcome) -> PyResult<Py<PyAny>> {
+    catch_unwind(AssertUnwindSafe(|| outcome(py))).unwrap_or_else(|panic| {
+        let failure = panicked(&*panic);
+        // An error of the package's is made by Python too, and what has panicked once may do so again.
+        let error = catch_unwind(AssertUnwindSafe(|| failure.to_py(py)));
+        Err(error.unwrap_or_else(|_| PyRuntimeError::new_err(failure.message().to_owned())))
+    })
 }
 
 fn copied(py: Python<'_>, made: &Result<Py<PyAny>, PyErr>) -> PyResult<Py<PyAny>> {

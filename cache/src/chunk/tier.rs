@@ -388,11 +388,11 @@ impl State {
     /// Holds a chunk in its place, and gives what goes for it.
     fn put(&mut self, place: &Place, chunk: Chunk) -> Vec<Chunk> {
         let key = place.key;
-        // It may have been evicted while it was on its way.
-        if !self.policy.contains(&key) {
+        // It may have been evicted while it was on its way; and placed anew since, and filled by another, whose chunk stays.
+        if !self.policy.contains(&key) || self.held.contains_key(&key) {
             return Vec::new();
         }
-        let grown_bytes = chunk.bytes.saturating_sub(place.bytes);
+        let grown_bytes = chunk.bytes.saturating_sub(self.policy.bytes_of(&key));
         let mut evicted = Vec::new();
         if grown_bytes > 0 {
             let decision = self.policy.offer(key, grown_bytes, place.offer);
@@ -537,6 +537,24 @@ mod tests {
         let chunk = place(&chunks, 8).unwrap().fill(column(1_000));
         assert_eq!((chunk.bytes, budget.used_bytes(Purpose::Chunks)), (8_000, 8_000));
         assert!(chunks.contains(&key(0)));
+    }
+
+    /// The first place was lost to others before it was filled, so that the same column has a second one.
+    #[test]
+    fn a_chunk_that_comes_twice_is_held_and_counted_once() {
+        let budget = Budget::new(1 << 20);
+        let chunks = ChunkTier::new(1 << 16, budget.clone(), Retentions::default());
+        assert!(place(&chunks, 8).is_none());
+        let first = place(&chunks, 8).unwrap();
+        chunks.give_way(u64::MAX);
+        let second = place(&chunks, 8).unwrap();
+        // The later one is more than the tier has room for.
+        let given = (second.fill(column(1_000)), first.fill(column(10_000)));
+        assert_eq!(chunks.0.state.lock().policy.bytes(), 8_000);
+        chunks.give_way(u64::MAX);
+        assert!(!chunks.contains(&key(0)));
+        drop(given);
+        assert_eq!(budget.used_bytes(Purpose::Chunks), 0);
     }
 
     #[test]

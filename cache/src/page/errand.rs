@@ -142,13 +142,10 @@ impl Errand {
                 let (mut pace, now) = (self.pace.lock(), Instant::now());
                 let wait = pace.wait(now);
                 if wait.is_zero() {
-                    pace.charge(bytes, now);
+                    return Pass::new(self, pace.charge(bytes, now));
                 }
                 wait
             };
-            if wait.is_zero() {
-                return Pass::new(self, bytes);
-            }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.changed.notified() => {}
@@ -158,8 +155,8 @@ impl Errand {
 
     /// Charges for a request of so many bytes that waits for nothing.
     pub(super) fn pass_now(&self, bytes: u64) -> Pass<'_> {
-        self.pace.lock().charge(bytes, Instant::now());
-        Pass::new(self, bytes)
+        let charged_bytes = self.pace.lock().charge(bytes, Instant::now());
+        Pass::new(self, charged_bytes)
     }
 
     /// Ends work when the errand is stopped: none then.
@@ -196,25 +193,25 @@ impl fmt::Debug for Errand {
 /// Leave to ask storage. What was charged is given back when it is dropped unused.
 pub(super) struct Pass<'a> {
     errand: &'a Errand,
-    bytes: u64,
+    charged_bytes: u64,
 }
 
 impl<'a> Pass<'a> {
-    fn new(errand: &'a Errand, bytes: u64) -> Self {
-        Self { errand, bytes }
+    fn new(errand: &'a Errand, charged_bytes: u64) -> Self {
+        Self { errand, charged_bytes }
     }
 
     /// The request begins.
     pub(super) fn spend(mut self) {
-        self.bytes = 0;
+        self.charged_bytes = 0;
         self.errand.store_requests.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.errand.pace.lock().refund(self.bytes, Instant::now());
+        if self.charged_bytes > 0 {
+            self.errand.pace.lock().refund(self.charged_bytes, Instant::now());
             self.errand.changed.notify_one();
         }
     }
@@ -244,13 +241,14 @@ impl Pace {
         }
     }
 
-    fn charge(&mut self, bytes: u64, now: Instant) {
-        if let Some(rate) = self.rate {
-            let from = now
-                .checked_sub(CREDIT)
-                .map_or(now, |earliest| self.free_at.max(earliest));
-            self.free_at = later(from, time_of(bytes, rate));
-        }
+    /// Charges for a request, and says how many bytes: none without a rate, of which nothing can be given back later.
+    fn charge(&mut self, bytes: u64, now: Instant) -> u64 {
+        let Some(rate) = self.rate else { return 0 };
+        let from = now
+            .checked_sub(CREDIT)
+            .map_or(now, |earliest| self.free_at.max(earliest));
+        self.free_at = later(from, time_of(bytes, rate));
+        bytes
     }
 
     fn refund(&mut self, bytes: u64, now: Instant) {
@@ -344,6 +342,17 @@ mod tests {
         errand.pass_now(1_000).spend();
         assert!(errand.pace.lock().wait(Instant::now()) > Duration::from_secs(900));
         assert_eq!(errand.store_requests(), 1);
+    }
+
+    /// It would pay off what others owe.
+    #[test]
+    fn what_no_rate_was_for_is_not_given_back() {
+        let errand = Errand::new(true);
+        let free = errand.pass_now(1_000);
+        errand.set_rate(Some(1));
+        errand.pass_now(1_000).spend();
+        drop(free);
+        assert!(errand.pace.lock().wait(Instant::now()) > Duration::from_secs(900));
     }
 
     #[test]

@@ -79,33 +79,35 @@ impl MemoryPages {
             demanded_by: by,
             pinned: terms.pinned_raw,
         };
-        let evicted = {
+        let (refused, evicted) = {
             let mut state = self.0.state.lock();
             if state.policy.contains(&key) {
-                if by.is_some() {
-                    state.policy.protect(key, by);
-                }
+                state.protect(key, by);
                 return Ok(());
             }
             let decision = state.policy.offer(key, weight, offer);
-            let evicted = state.take_out(&decision.evicted, "capacity");
-            if let Some(refused) = decision.refused {
-                return Err(refused);
-            }
-            evicted
+            (decision.refused, state.take_out(&decision.evicted, "capacity"))
         };
         drop(evicted);
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
         let reservation = self.0.budget.take(weight, Purpose::Pages);
         let copy = Bytes::copy_from_slice(bytes);
-        let page = |reservation| Page {
-            bytes: copy,
-            _reservation: reservation,
-        };
         let mut state = self.0.state.lock();
+        // It may have been evicted in between, and put again by another: what is held stays, and is counted once.
+        if state.holds(&key) {
+            state.protect(key, by);
+            return Ok(());
+        }
         match reservation {
-            // It may have been evicted again in between, for others.
+            // It may have been evicted in between, for others.
             Some(reservation) if state.policy.contains(&key) => {
-                state.insert(file, key, page(reservation));
+                let page = Page {
+                    bytes: copy,
+                    _reservation: reservation,
+                };
+                state.insert(file, key, page);
                 Ok(())
             }
             _ => {
@@ -144,8 +146,7 @@ impl PageStore for MemoryPages {
     }
 
     fn contains(&self, file: FileId, page: PageIndex) -> bool {
-        let state = self.0.state.lock();
-        state.by_file.get(&file).is_some_and(|of| of.pages.contains_key(&page))
+        self.0.state.lock().holds(&(file, page))
     }
 
     fn put(&self, file: &FileKey, first: PageIndex, run: &Bytes, by: Option<u64>) -> Result<(), Unkept> {
@@ -260,6 +261,18 @@ impl Yielding for MemoryPages {
 }
 
 impl State {
+    fn holds(&self, (file, page): &Key) -> bool {
+        self.by_file.get(file).is_some_and(|of| of.pages.contains_key(page))
+    }
+
+    /// Protects anew what an errand demands that is there already.
+    fn protect(&mut self, key: Key, by: Option<u64>) {
+        if by.is_some() {
+            self.policy.protect(key, by);
+        }
+    }
+
+    /// Holds a page that is not held.
     fn insert(&mut self, file: &FileKey, key: Key, page: Page) {
         self.bytes += to_u64(page.bytes.len());
         let of_file = self.by_file.entry(key.0).or_insert_with(|| OfFile {
@@ -285,5 +298,139 @@ impl State {
         self.bytes -= taken.iter().map(|page| to_u64(page.bytes.len())).sum::<u64>();
         counters::evictions(Tier::Page, reason, taken.len());
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Generation;
+
+    const PAGE_BYTES: u64 = 100;
+    const PAGE_WEIGHT: u64 = PAGE_BYTES + PAGE_OVERHEAD_BYTES;
+
+    fn file(name: &str) -> FileKey {
+        FileKey {
+            uri: name.into(),
+            generation: Generation::parse("etag:x").unwrap(),
+            size: 1_000 * PAGE_BYTES,
+        }
+    }
+
+    fn pages(capacity_bytes: u64, budget: &Budget) -> MemoryPages {
+        MemoryPages::new(PAGE_BYTES, capacity_bytes, budget.clone(), Retentions::default())
+    }
+
+    fn put(pages: &MemoryPages, file: &FileKey, page: u64) -> Result<(), Unkept> {
+        let bytes = Bytes::from(vec![7; to_usize(PAGE_BYTES)]);
+        pages.put(file, PageIndex(page), &bytes, None)
+    }
+
+    /// What holds whenever nobody is within a call: what is counted, decided and reserved is what is held.
+    fn check(pages: &MemoryPages, budget: &Budget) {
+        let state = pages.0.state.lock();
+        let held = state.by_file.values().flat_map(|of| of.pages.values());
+        let (count, bytes) = held.fold((0, 0), |(count, bytes), page| {
+            (count + 1, bytes + to_u64(page.bytes.len()))
+        });
+        assert_eq!(state.bytes, bytes, "bytes counted");
+        assert_eq!(state.policy.bytes(), count * PAGE_WEIGHT, "bytes that the policy knows");
+        assert_eq!(budget.used_bytes(Purpose::Pages), count * PAGE_WEIGHT, "bytes reserved");
+        assert!(state.by_file.values().all(|of| !of.pages.is_empty()));
+    }
+
+    /// Holds the whole budget until it is asked for it. Then all pages are evicted, what is on its way too, and another puts
+    /// page 0; and where it `stays`, nothing of the budget is left for whoever asked.
+    struct Meanwhile {
+        pages: MemoryPages,
+        budget: Budget,
+        held: Mutex<Option<Reservation>>,
+        stays: bool,
+    }
+
+    impl Yielding for Meanwhile {
+        fn give_way(&self, _: u64) {
+            let held = self.held.lock().take();
+            if held.is_none() {
+                return;
+            }
+            drop(held);
+            self.pages.give_way(u64::MAX);
+            put(&self.pages, &file("a"), 0).unwrap();
+            if self.stays {
+                let rest = self.budget.capacity_bytes() - PAGE_WEIGHT;
+                *self.held.lock() = self.budget.take_free(rest, Purpose::Scans);
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_put_again_before_it_came_is_held_and_counted_once() {
+        for stays in [false, true] {
+            let budget = Budget::new(3 * PAGE_WEIGHT);
+            let pages = pages(1 << 20, &budget);
+            let meanwhile = Meanwhile {
+                pages: pages.clone(),
+                held: Mutex::new(budget.take_free(3 * PAGE_WEIGHT, Purpose::Scans)),
+                budget: budget.clone(),
+                stays,
+            };
+            budget.register(Arc::new(meanwhile));
+            assert_eq!(put(&pages, &file("a"), 0), Ok(()));
+            assert_eq!(pages.bytes(), PAGE_BYTES);
+            check(&pages, &budget);
+            // The policy knows of it, and can let it go.
+            pages.give_way(u64::MAX);
+            assert_eq!(pages.bytes(), 0);
+            check(&pages, &budget);
+        }
+    }
+
+    /// Numbers that look random, from a seed.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self, below: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) % below
+        }
+    }
+
+    /// Puts, drops and lets go of the same few pages as others do.
+    fn quarrel(pages: &MemoryPages, budget: &Budget, seed: u64) {
+        let mut random = Random(seed);
+        for _ in 0..2_000 {
+            let (file, page) = (file(["a", "b"][to_usize(random.next(2))]), random.next(4));
+            match random.next(12) {
+                0 => drop(pages.remove_file(file.id())),
+                1 => drop(pages.remove_pages(file.id(), PageIndex(page)..PageIndex(page + 2))),
+                2 => pages.give_way(random.next(3) * PAGE_WEIGHT),
+                3 => pages.rescope(),
+                4 => drop(budget.take(2 * PAGE_WEIGHT, Purpose::Scans)),
+                5 => drop(pages.get(file.id(), &[PageIndex(page)])),
+                _ => drop(put(pages, &file, page)),
+            }
+        }
+    }
+
+    #[test]
+    fn threads_at_odds_leave_the_account_right() {
+        let seed = std::env::var("JETBRIDGE_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()));
+        println!("threads at odds over pages in memory: JETBRIDGE_SEED={seed}");
+        let budget = Budget::new(5 * PAGE_WEIGHT);
+        let pages = pages(6 * PAGE_WEIGHT, &budget);
+        budget.register(Arc::new(pages.clone()));
+        for round in 0..10 {
+            std::thread::scope(|scope| {
+                for thread in 0..4 {
+                    let (pages, budget) = (&pages, &budget);
+                    scope.spawn(move || quarrel(pages, budget, seed.wrapping_add(round * 4 + thread)));
+                }
+            });
+            check(&pages, &budget);
+        }
+        pages.give_way(u64::MAX);
+        assert_eq!((pages.bytes(), budget.used_bytes(Purpose::Pages)), (0, 0));
     }
 }

@@ -114,7 +114,13 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
             .scopes
             .entry(quota.scope)
             .or_insert_with(|| Policy::new(quota.bytes));
-        let (refused, evicted) = match offer.to(scope, key, bytes) {
+        // What came in before it had a quota comes under it now, with all that it has.
+        let outside = if scope.contains(&key) {
+            0
+        } else {
+            self.all.bytes_of(&key)
+        };
+        let (refused, evicted) = match offer.to(scope, key, bytes.saturating_add(outside)) {
             Verdict::Refused => (
                 Some(Unkept::Quota {
                     quota_bytes: quota.bytes,
@@ -248,6 +254,11 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
         self.all.contains(key)
     }
 
+    /// As [`Policy::bytes_of`].
+    pub(crate) fn bytes_of(&self, key: &K) -> u64 {
+        self.all.bytes_of(key)
+    }
+
     /// As [`Policy::capacity_bytes`].
     pub(crate) fn capacity_bytes(&self) -> u64 {
         self.all.capacity_bytes()
@@ -321,6 +332,20 @@ mod tests {
         check(&policy);
         assert!(policy.set_quotas(|_| None).is_empty());
         assert!(offer(&mut policy, 99, 10, None));
+        check(&policy);
+    }
+
+    #[test]
+    fn what_came_before_its_quota_counts_in_it_when_it_grows() {
+        let mut policy = ScopedPolicy::new(1_000);
+        assert!(offer(&mut policy, 1, 60, None));
+        assert!(offer(&mut policy, 1, 10, Some(QUOTA)));
+        check(&policy);
+        assert!(
+            !offer(&mut policy, 1, 50, Some(QUOTA)),
+            "120 bytes under a quota of 100"
+        );
+        assert_eq!(policy.bytes(), 70);
         check(&policy);
     }
 

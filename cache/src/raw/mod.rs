@@ -136,8 +136,8 @@ impl RawScan {
         let chunks = part.excerpt.chunks(group.row_group).map_err(failed)?;
         let spans: Vec<_> = chunks.into_iter().map(|(_, range)| range).collect();
         let needed_bytes = spans.iter().map(|span| span.end - span.start).sum();
-        self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
         let (bytes, source) = self.engine.pages.read(&part.split.file, &spans).await?;
+        self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
         let (row_group, whole) = (group.row_group, Arc::clone(&part));
         // The first touch of so much memory takes milliseconds.
         let file = self

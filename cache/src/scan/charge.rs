@@ -42,17 +42,27 @@ impl Memory {
         bytes - held.reservation.bytes()
     }
 
-    /// Takes over more.
+    /// Takes over more. What comes after the end, as the row group is stopped only where it waits, goes back at once.
     pub(crate) fn absorb(&self, more: Reservation) {
-        self.0.lock().reservation.absorb(more);
+        let mut held = self.0.lock();
+        held.reservation.absorb(more);
+        held.settle();
     }
 
     /// Gives back all but what batches keep.
     pub(crate) fn end(&self) {
         let mut held = self.0.lock();
         held.ended = true;
-        let charged_bytes = held.charged_bytes;
-        held.reservation.shrink_to(charged_bytes);
+        held.settle();
+    }
+}
+
+impl Held {
+    /// Once nothing but batches is left, what they do not keep is given back.
+    fn settle(&mut self) {
+        if self.ended {
+            self.reservation.shrink_to(self.charged_bytes);
+        }
     }
 }
 
@@ -89,10 +99,7 @@ impl Drop for Charged {
     fn drop(&mut self) {
         let mut held = self.memory.0.lock();
         held.charged_bytes -= self.bytes;
-        if held.ended {
-            let charged_bytes = held.charged_bytes;
-            held.reservation.shrink_to(charged_bytes);
-        }
+        held.settle();
     }
 }
 
@@ -123,6 +130,20 @@ mod tests {
         drop(memory);
         assert_eq!(budget.used_bytes(Purpose::Scans), 50);
         drop(other);
+        assert_eq!(budget.used_bytes(Purpose::Scans), 0);
+    }
+
+    /// A row group that is stopped while it takes more has what it asked for once it is over.
+    #[test]
+    fn what_comes_after_the_end_is_given_back() {
+        let budget = Budget::new(1_000);
+        let window = Arc::new(Semaphore::new(1));
+        let memory = Memory::new(budget.take(100, Purpose::Scans).unwrap());
+        let charge = Charge::new(50, &memory, window.try_acquire_owned().unwrap());
+        memory.end();
+        memory.absorb(budget.take(200, Purpose::Scans).unwrap());
+        assert_eq!(budget.used_bytes(Purpose::Scans), 50);
+        drop(charge);
         assert_eq!(budget.used_bytes(Purpose::Scans), 0);
     }
 

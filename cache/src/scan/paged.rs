@@ -429,8 +429,8 @@ impl Parts {
         });
         let spans: Vec<Range<u64>> = spans.collect();
         let needed_bytes = spans.iter().map(|span| span.end - span.start).sum();
-        unit.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
         let (bytes, source) = unit.engine.pages.read(&unit.plan.split.file, &spans).await?;
+        unit.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
         let mut bytes = bytes.into_iter();
         let chunks = wanted.into_iter().map(|(leaf, _, places)| {
             let chunk = match places {

@@ -177,19 +177,22 @@ impl Unit {
         if self.wants_head()
             && let Some((batches, source)) = self.read_head(memory).await?
         {
+            self.count_needed(Extent::Head);
             return self.deliver(batches, source, (&window, memory), out).await.map(|_| ());
         }
         if self.read_pages((&window, memory), out).await? {
             return Ok(());
         }
-        let needed_bytes = bytes_in(&self.ranges(self.plan.columns.iter()));
-        self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
         let given = match self.sift(memory, Given::default()).await? {
-            Sifted::Nothing => return Ok(()),
+            Sifted::Nothing => {
+                self.count_needed(Extent::Whole);
+                return Ok(());
+            }
             Sifted::Not => Given::default(),
             Sifted::Some(given) => given,
         };
         let (assembler, source) = self.open(Extent::Whole, memory, given).await?;
+        self.count_needed(Extent::Whole);
         let mut running = Some(assembler);
         while let Some(assembler) = running.take() {
             let (assembler, step) = self.step(assembler).await?;
@@ -205,6 +208,14 @@ impl Unit {
             }
         }
         Ok(())
+    }
+
+    /// Counts the bytes that a read was about, once they are there: storage was spared nothing of what could not be read.
+    fn count_needed(&self, extent: Extent) {
+        let ranges = self.ranges(self.plan.columns.iter());
+        let parts = ranges.iter().map(|(_, range)| self.part(range, extent));
+        let needed_bytes = parts.map(|part| part.end - part.start).sum();
+        self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
     }
 
     /// The wanted rows out of the beginnings of the column chunks, or none where those turn out too short. Nothing is sent

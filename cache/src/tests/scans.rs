@@ -1,6 +1,7 @@
 //! Scans over several row groups and files: order, projection, filter, limit, tiers.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
@@ -367,7 +368,25 @@ async fn the_first_rows_of_a_large_row_group_fetch_its_beginning_only() {
         );
         let held = cache.usage().raw_bytes;
         assert!(held <= most, "{held} bytes for {limit} rows");
+        let needed = cache.engine.needed_bytes.load(Ordering::Relaxed);
+        assert!(needed > 0 && needed <= 2 * most, "{needed} bytes are counted as needed");
     }
+}
+
+/// Storage was spared nothing by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_read_is_not_counted_as_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
+    write(&path, &[("n", column)], 100_000);
+    let file = open(&mount(folder.path()), "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    std::fs::remove_file(path).unwrap();
+    let all = request(vec![split(&file, &footer)], &footer.schema);
+    collect(&cache, all).await.unwrap_err();
+    assert_eq!(cache.engine.needed_bytes.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

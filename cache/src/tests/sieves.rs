@@ -20,7 +20,18 @@ struct Within {
     columns: Vec<String>,
     groups: Option<Vec<u32>>,
     asked: Mutex<usize>,
-    fails: bool,
+    breaks: Option<Breaks>,
+}
+
+/// Where a sieve panics.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Breaks {
+    /// Asked about a stride, which is guarded.
+    Judging,
+    /// In the task that begins row groups, behind the first.
+    Driver,
+    /// In the task of a row group.
+    Unit,
 }
 
 impl Within {
@@ -30,30 +41,36 @@ impl Within {
             columns: vec!["n".to_owned()],
             groups: None,
             asked: Mutex::new(0),
-            fails: false,
+            breaks: None,
         }
     }
 
     fn wanted(&self) -> impl Iterator<Item = i32> {
         self.ranges.iter().flat_map(Clone::clone)
     }
+
+    fn breaks_in(&self, place: Breaks) {
+        assert!(self.breaks != Some(place), "it breaks");
+    }
 }
 
 impl Sieve for Within {
     fn wants(&self, _: usize, row_group: RowGroup) -> bool {
+        if row_group.0 > 0 {
+            self.breaks_in(Breaks::Driver);
+        }
         self.groups.as_ref().is_none_or(|groups| groups.contains(&row_group.0))
     }
 
     fn columns(&self) -> &[String] {
+        self.breaks_in(Breaks::Unit);
         &self.columns
     }
 
     fn passes(&self, batch: &RecordBatch) -> Result<bool, ArrowError> {
         assert_eq!(batch.num_columns(), 1);
         *self.asked.lock() += 1;
-        if self.fails {
-            panic!("it breaks");
-        }
+        self.breaks_in(Breaks::Judging);
         let values = batch.column(0).as_primitive::<Int32Type>().values();
         Ok(values
             .iter()
@@ -179,43 +196,11 @@ async fn a_sieve_that_breaks_lets_everything_through() {
     let footer = cache.footer(&file).await.unwrap();
     let mut sifted = request(vec![split(&file, &footer)], &footer.schema);
     sifted.sieve = Some(Arc::new(Within {
-        fails: true,
+        breaks: Some(Breaks::Judging),
         ..Within::new(&[])
     }));
     let given = numbers(&joined(&footer.schema, &collect(&cache, sifted).await.unwrap()));
     assert_eq!(given.len(), 60_000);
-}
-
-/// Breaks where nobody guards it.
-struct Broken {
-    in_driver: bool,
-}
-
-impl Sieve for Broken {
-    fn wants(&self, _: usize, row_group: RowGroup) -> bool {
-        assert!(!self.in_driver || row_group.0 == 0, "the driver breaks");
-        true
-    }
-
-    fn columns(&self) -> &[String] {
-        panic!("the unit breaks")
-    }
-
-    fn passes(&self, _: &RecordBatch) -> Result<bool, ArrowError> {
-        Ok(true)
-    }
-
-    fn tightens(&self) -> bool {
-        false
-    }
-
-    fn bounded(&self) -> &[String] {
-        &[]
-    }
-
-    fn wants_runs(&self, runs: &dyn RunBounds) -> Vec<bool> {
-        vec![true; runs.rows().len()]
-    }
 }
 
 /// The end of what a dead task gave is no end of the rows.
@@ -226,9 +211,12 @@ async fn a_scan_of_which_a_part_dies_is_no_shorter_answer() {
     let file = open(&mount(folder.path()), "a.parquet").await;
     let cache = cache();
     let footer = cache.footer(&file).await.unwrap();
-    for in_driver in [true, false] {
+    for breaks in [Breaks::Driver, Breaks::Unit] {
         let mut asked = request(vec![split(&file, &footer)], &footer.schema);
-        asked.sieve = Some(Arc::new(Broken { in_driver }));
+        asked.sieve = Some(Arc::new(Within {
+            breaks: Some(breaks),
+            ..Within::new(&[0..ROWS])
+        }));
         let error = collect(&cache, asked).await.unwrap_err().to_string();
         assert!(error.contains("died"), "{error}");
     }

@@ -60,8 +60,10 @@ impl Ledger {
     /// # Errors
     /// Where the server does not listen any more.
     pub(super) fn get(&self, ticket: String) -> Result<HashMap<SegmentId, Arc<Mapping>>, ClientError> {
-        let mut live = self.live.lock();
+        // Before the lock, so that it is free again when they go, a panic in between included: the last mapping of a segment takes
+        // it to tell the server.
         let (mut kept, mut dying) = (HashMap::new(), Vec::new());
+        let mut live = self.live.lock();
         live.retain(|id, mapping| match mapping.upgrade() {
             Some(mapping) => kept.insert(*id, mapping).is_none(),
             // Whoever drops it waits for the lock and would release it after the request, which would be too late.

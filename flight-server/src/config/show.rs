@@ -78,9 +78,9 @@ pub(super) fn describe(layer: &str, key: &str, file: Option<&Path>) -> String {
 
 fn value_text(kind: Kind, value: &Value) -> String {
     match (kind, value) {
+        (_, Value::Null) => String::new(),
         (Kind::Bytes, value) => value.as_u64().map_or_else(|| value.to_string(), exact_bytes),
         (_, Value::String(text)) => text.clone(),
-        (_, Value::Null) => String::new(),
         (_, Value::Array(items)) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(":"),
         (_, Value::Object(entries)) if entries.is_empty() => String::new(),
         (_, other) => other.to_string(),

@@ -272,7 +272,10 @@ class Epochs(Source):
 
 
 class Iteration:
-    """One way through an epoch, or a worker's part of it; counts what was taken."""
+    """One way through an epoch, or a worker's part of it; counts what was taken.
+
+    One caller reads at a time: another, in whichever thread or signal's handler, gets a ``FailedPreconditionError``.
+    """
 
     def __init__(self, loader: _native.EpochLoader, epochs: Epochs, position: Position) -> None:
         self._loader = loader
@@ -292,7 +295,10 @@ class Iteration:
         return columns
 
     def close(self) -> None:
-        """Ends the reading."""
+        """Ends the reading: whoever waits for a batch, or asks for one from then on, gets a ``ClosedError``.
+
+        The iteration does not just end: that would say that this was the whole epoch.
+        """
         self._loader.close()
 
 

@@ -24,7 +24,7 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    pub(super) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    pub(super) fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
         within(|| self.runtime.spawn(work))
     }
 

@@ -91,7 +91,7 @@ impl Window {
         if let State::Coming(task) = &mut held.state {
             let clump = task
                 .await
-                .map_err(|_| Failure::defect("reading a clump ended early"))??;
+                .map_err(|death| Failure::defect(format!("what reads a clump died: {death}")))??;
             held.state = State::Here(clump);
         }
         match &held.state {
@@ -160,7 +160,8 @@ impl Scans {
         // Milliseconds for a million rows, while the rows come.
         let order = tokio::spawn(async move { order.course.order.row_order(clump) });
         let (schema, pieces) = self.pieces(clump).await?;
-        let order = order.await.map_err(|_| Failure::defect("ordering a clump panicked"))?;
+        let order = order.await;
+        let order = order.map_err(|death| Failure::defect(format!("what orders a clump died: {death}")))?;
         let rows = ClumpRows::new(schema, pieces, order).map_err(|error| Failure::Value(error.to_string()))?;
         Ok(Arc::new(rows))
     }

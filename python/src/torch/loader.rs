@@ -3,14 +3,17 @@
 //! ```text
 //! runtime   produce: steps in order -> their clumps (fetch), waited for -> one job a step
 //!           jobs: gather rows, make columns; several batches at once
-//! queue     the jobs' results in the steps' order, as many as are made ahead
-//! Python    next(): takes the first, with the interpreter's lock released while it waits
+//! queue     the jobs' results in the steps' order, as many as are made ahead (`jetbridge_client::queue`)
+//! Python    next(): takes the first, with the interpreter's lock released while it waits (`reading`)
 //! ```
+//! An epoch is at its end when `produce` has come to the end of its steps and says so. If that dies, or a job does, there is a
+//! batch less and no word of it: an error then, and not a shorter epoch.
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::task::AbortOnDropHandle;
+use jetbridge_client::queue::{Done, Feeder, Queue};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::column::{Handing, Named, columns};
 use super::course::Course;
@@ -27,10 +30,7 @@ type Made = Result<Vec<Named>, Failure>;
 #[derive(Debug)]
 pub(super) struct Loader {
     engine: Arc<Engine>,
-    queue: mpsc::Receiver<oneshot::Receiver<Made>>,
-    /// The batch that was waited for when the wait was interrupted.
-    waited_for: Option<oneshot::Receiver<Made>>,
-    _producer: AbortOnDropHandle<()>,
+    queue: Queue<Made>,
 }
 
 impl Loader {
@@ -41,23 +41,24 @@ impl Loader {
     pub(super) fn start(engine: &Arc<Engine>, request: Request) -> Result<Self, String> {
         let handing = request.handing()?;
         let course = Course::new(request.plan()?)?;
-        let (results, queue) = mpsc::channel(request.ahead_batches.max(1));
+        let room = request.ahead_batches;
         let scans = Arc::new(Scans {
             client: engine.client.clone(),
             request,
             course,
         });
-        let producer = Producer {
-            engine: Arc::clone(engine),
-            scans,
-            handing,
-            results,
+        let produce = |feeder| {
+            let producer = Producer {
+                engine: Arc::clone(engine),
+                scans,
+                handing,
+                feeder,
+            };
+            producer.run()
         };
         Ok(Self {
-            _producer: AbortOnDropHandle::new(engine.spawn(producer.run())),
+            queue: Queue::start(room, produce, |work| engine.spawn(work)),
             engine: Arc::clone(engine),
-            queue,
-            waited_for: None,
         })
     }
 
@@ -65,28 +66,24 @@ impl Loader {
     /// batch can be waited for again.
     ///
     /// # Errors
-    /// Why the batch could not be made; what `look` says.
+    /// Why the batch could not be made; what died that makes batches; that `closed` was cancelled; what `look` says.
     pub(super) fn next<E: From<Failure>>(
         &mut self,
+        closed: &CancellationToken,
         mut look: impl FnMut() -> Result<(), E>,
     ) -> Result<Option<Vec<Named>>, E> {
-        let Self {
-            engine,
-            queue,
-            waited_for,
-            ..
-        } = self;
-        let result = match waited_for {
-            Some(result) => result,
-            None => match engine.wait(&mut look, queue.recv())? {
-                Some(result) => waited_for.insert(result),
-                None => return Ok(None),
-            },
+        let Self { engine, queue } = self;
+        let next = async {
+            tokio::select! {
+                biased;
+                () = closed.cancelled() => Err(Failure::Closed),
+                made = queue.next() => {
+                    made.map_err(|broken| Failure::defect(format!("batches that are made ahead: {broken}")))
+                }
+            }
         };
-        let made = engine.wait(&mut look, result)?;
-        *waited_for = None;
-        let made = made.unwrap_or_else(|_| Err(Failure::defect("making a batch panicked")));
-        Ok(Some(made?))
+        let made = engine.wait(&mut look, next)??;
+        Ok(made.transpose()?)
     }
 }
 
@@ -94,30 +91,27 @@ struct Producer {
     engine: Arc<Engine>,
     scans: Arc<Scans>,
     handing: Handing,
-    results: mpsc::Sender<oneshot::Receiver<Made>>,
+    feeder: Feeder<Made>,
 }
 
 impl Producer {
-    async fn run(self) {
+    async fn run(self) -> Option<Done> {
         let skip = self.scans.request.skip;
         let mut window = Window::new(Arc::clone(&self.scans), skip);
         let mut number = skip;
         while let Some(step) = self.scans.course.step(number) {
-            let (sender, receiver) = oneshot::channel();
             // The place in the queue first: so many batches are ahead at most, and what they hold.
-            let Ok(place) = self.results.reserve().await else {
-                return;
-            };
-            place.send(receiver);
+            let result = self.feeder.place().await?;
             match self.places(&mut window, step).await {
-                Ok(places) => self.make(places, sender),
+                Ok(places) => self.make(places, result),
                 Err(failure) => {
-                    let _ = sender.send(Err(failure));
-                    return;
+                    let _ = result.send(Err(failure));
+                    return None;
                 }
             }
             number += 1;
         }
+        Some(self.feeder.done())
     }
 
     /// The places of a step, with the clumps that have them.

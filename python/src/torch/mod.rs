@@ -4,6 +4,7 @@
 //! request  what Python asks for
 //!   -> course   order (random) x share: which places of which clumps each step has
 //!   -> loader   engine: fetch the clumps, gather a batch's rows, make columns (column, fill), hand them over (dlpack)
+//!   -> reading  who may ask for a batch, and when
 //! ```
 //! Architecture invariant: nothing here imports torch or knows of it; tensors leave as DLPack capsules.
 
@@ -19,6 +20,7 @@ mod loader;
 mod order;
 mod pack;
 mod random;
+mod reading;
 mod request;
 mod share;
 mod take;
@@ -26,7 +28,6 @@ mod take;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
-use jetbridge_client::fork::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString};
 
@@ -37,11 +38,11 @@ use self::engine::Engine;
 use self::failure::Failure;
 use self::loader::Loader;
 use self::order::rows_of;
+use self::reading::Reading;
 use self::request::Request;
 use self::take::Taker;
 use crate::client::Client;
 use crate::error;
-use crate::fork::within;
 use crate::process::{self, OfProcess};
 use crate::schema::Schema;
 
@@ -82,7 +83,7 @@ impl EpochEngine {
         let engine = self.own()?;
         let loader = py.detach(|| Loader::start(engine, Request::read(request)?));
         let loader = loader.map_err(|words| raised(Failure::Value(words)))?;
-        Ok(EpochLoader(OfProcess::new(Mutex::new(Some(loader)))))
+        Ok(EpochLoader(OfProcess::new(Reading::new(loader))))
     }
 
     /// Rows by their numbers, of the dataset that `request` says, which is JSON.
@@ -90,7 +91,7 @@ impl EpochEngine {
         let engine = self.own()?;
         let taker = py.detach(|| Taker::new(engine, Request::read(request)?));
         let taker = taker.map_err(|words| raised(Failure::Value(words)))?;
-        Ok(EpochTaker(OfProcess::new(Mutex::new(taker))))
+        Ok(EpochTaker(OfProcess::new(taker)))
     }
 }
 
@@ -100,46 +101,33 @@ impl EpochEngine {
     }
 }
 
-/// Batches on their way.
+/// Batches on their way, for one reader at a time.
 #[pyclass(frozen, module = "jetbridge._native")]
 #[derive(Debug)]
-pub(crate) struct EpochLoader(OfProcess<Mutex<Option<Loader>>>);
+pub(crate) struct EpochLoader(OfProcess<Reading>);
 
 #[pymethods]
 impl EpochLoader {
-    /// The next batch's columns: name, kind, content and mask; none at the end, and from then on.
+    /// The next batch's columns: name, kind, content and mask; none at the end, and from then on. It raises where another call
+    /// reads, in whichever thread; what it failed with, from then on; and where it was closed before its end.
     fn next<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
-        let loader = self.0.get().ok_or_else(elsewhere)?;
-        let taken = py.detach(|| {
-            let mut loader = loader.lock();
-            let Some(running) = loader.as_mut() else {
-                return Ok(None);
-            };
-            let taken = running.next(look);
-            if matches!(taken, Ok(None) | Err(Stopped::Failed(_))) {
-                let running = loader.take();
-                within(|| drop(running));
-            }
-            taken
-        });
+        let reading = self.0.get().ok_or_else(elsewhere)?;
+        let taken = py.detach(|| reading.next());
         taken?.map(|columns| all_to_python(py, columns)).transpose()
     }
 
-    /// Ends the reading; no batch comes any more.
+    /// Ends the reading: whoever waits for a batch, or asks for one from then on, is told that it was closed.
     fn close(&self, py: Python<'_>) {
-        if let Some(loader) = self.0.get() {
-            py.detach(|| {
-                let running = loader.lock().take();
-                within(|| drop(running));
-            });
+        if let Some(reading) = self.0.get() {
+            py.detach(|| reading.close());
         }
     }
 }
 
-/// Rows by their numbers.
+/// Rows by their numbers, for as many threads as ask.
 #[pyclass(frozen, module = "jetbridge._native")]
 #[derive(Debug)]
-pub(crate) struct EpochTaker(OfProcess<Mutex<Taker>>);
+pub(crate) struct EpochTaker(OfProcess<Taker>);
 
 #[pymethods]
 impl EpochTaker {
@@ -151,7 +139,7 @@ impl EpochTaker {
     /// The columns of the rows of these numbers, in their order.
     fn take<'py>(&self, py: Python<'py>, numbers: Vec<u64>) -> PyResult<Bound<'py, PyList>> {
         let taker = self.0.get().ok_or_else(elsewhere)?;
-        let taken = py.detach(|| taker.lock().take(&numbers, look));
+        let taken = py.detach(|| taker.take(&numbers, look));
         all_to_python(py, taken?)
     }
 }
@@ -227,12 +215,18 @@ impl EpochCourse {
 enum Stopped {
     /// A signal's handler raised; the batch is still to come.
     Interrupted(PyErr),
-    Failed(Failure),
+    Failed(error::Failure),
+}
+
+impl From<error::Failure> for Stopped {
+    fn from(failure: error::Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl From<Failure> for Stopped {
     fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
+        Self::Failed(failure.into())
     }
 }
 
@@ -240,20 +234,14 @@ impl From<Stopped> for PyErr {
     fn from(stopped: Stopped) -> Self {
         match stopped {
             Stopped::Interrupted(error) => error,
-            Stopped::Failed(failure) => raised(failure),
+            Stopped::Failed(failure) => failure.into(),
         }
     }
 }
 
 /// The exception for a failure.
 fn raised(failure: Failure) -> PyErr {
-    let failure = match failure {
-        Failure::Client(error) => error::Failure::from(error),
-        Failure::Changed(words) => error::Failure::new("STALE", words),
-        Failure::Value(words) => error::Failure::new("INVALID_ARGUMENT", words),
-        Failure::Defect(_) => error::Failure::new("INTERNAL", failure.to_string()),
-    };
-    failure.into()
+    error::Failure::from(failure).into()
 }
 
 fn elsewhere() -> PyErr {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
+use jetbridge_client::fork::Mutex;
 
 use super::column::{Handing, Named, columns};
 use super::course::Course;
@@ -12,9 +13,13 @@ use super::failure::Failure;
 use super::fetch::{Clump, Scans};
 use super::gather::pick;
 use super::request::Request;
+use crate::fork::within;
 
 /// Row groups that are read at once.
 const READ_AT_ONCE: usize = 8;
+
+/// Clumps with their numbers.
+type Numbered = Vec<(usize, Clump)>;
 
 /// Rows of a dataset, by their numbers.
 #[derive(Debug)]
@@ -22,7 +27,9 @@ pub(super) struct Taker {
     engine: Arc<Engine>,
     scans: Arc<Scans>,
     handing: Handing,
-    kept: Kept,
+    /// Locked to look at what is kept and to change it, and never while something is read: a signal's handler that asks for rows
+    /// meanwhile would wait for itself.
+    kept: Mutex<Kept>,
 }
 
 /// Row groups that were read lately.
@@ -46,11 +53,11 @@ impl Taker {
         Ok(Self {
             engine: Arc::clone(engine),
             handing,
-            kept: Kept {
+            kept: Mutex::new(Kept {
                 clumps: VecDeque::new(),
                 bytes: 0,
                 limit_bytes: request.ahead_bytes,
-            },
+            }),
             scans: Arc::new(Scans {
                 client: engine.client.clone(),
                 request,
@@ -64,18 +71,22 @@ impl Taker {
     /// # Errors
     /// A number that no row has; why the rows could not be read.
     pub(super) fn take<E: From<Failure>>(
-        &mut self,
+        &self,
         numbers: &[u64],
         mut look: impl FnMut() -> Result<(), E>,
     ) -> Result<Vec<Named>, E> {
         let places = self.places(numbers)?;
-        let Self {
-            engine, scans, kept, ..
-        } = self;
-        let mut needed: Vec<usize> = places.iter().map(|&(clump, _)| clump).collect();
-        needed.sort_unstable();
-        needed.dedup();
-        let found = engine.wait(&mut look, kept.get(scans, &needed))??;
+        let mut missing: Vec<usize> = places.iter().map(|&(clump, _)| clump).collect();
+        missing.sort_unstable();
+        missing.dedup();
+        let mut found = self.kept.lock().find(&missing);
+        missing.retain(|clump| !found.contains_key(clump));
+        let read = self.engine.wait(&mut look, read(&self.scans, missing))??;
+        found.extend(read.iter().map(|(number, clump)| (*number, Arc::clone(clump))));
+        within(|| {
+            let let_go = self.kept.lock().keep(&self.scans, read, &found);
+            drop(let_go);
+        });
         Ok(self.make(&found, &places)?)
     }
 
@@ -107,38 +118,40 @@ impl Taker {
     }
 }
 
+async fn read(scans: &Arc<Scans>, missing: Vec<usize>) -> Result<Numbered, Failure> {
+    stream::iter(missing)
+        .map(|number| async move { Ok::<_, Failure>((number, Arc::clone(scans).read(number).await?)) })
+        .buffer_unordered(READ_AT_ONCE)
+        .try_collect::<Vec<_>>()
+        .await
+}
+
 impl Kept {
-    /// These clumps, read where they are not kept.
-    async fn get(&mut self, scans: &Arc<Scans>, needed: &[usize]) -> Result<HashMap<usize, Clump>, Failure> {
-        let mut found: HashMap<usize, Clump> = HashMap::new();
-        for (number, clump) in &self.clumps {
-            if needed.contains(number) {
-                found.insert(*number, Arc::clone(clump));
-            }
-        }
-        let missing: Vec<usize> = needed
-            .iter()
-            .copied()
-            .filter(|clump| !found.contains_key(clump))
-            .collect();
-        let read = stream::iter(missing)
-            .map(|number| async move { Ok::<_, Failure>((number, Arc::clone(scans).read(number).await?)) })
-            .buffer_unordered(READ_AT_ONCE)
-            .try_collect::<Vec<_>>()
-            .await?;
+    /// Those of these clumps that are kept.
+    fn find(&self, needed: &[usize]) -> HashMap<usize, Clump> {
+        let found = self.clumps.iter().filter(|(number, _)| needed.contains(number));
+        found.map(|(number, clump)| (*number, Arc::clone(clump))).collect()
+    }
+
+    /// Keeps clumps that were read, as those that were `used` last; gives what there is no room for any more.
+    fn keep(&mut self, scans: &Scans, read: Numbered, used: &HashMap<usize, Clump>) -> Numbered {
         for (number, clump) in read {
-            self.bytes += scans.bytes(number);
-            self.clumps.push_back((number, Arc::clone(&clump)));
-            found.insert(number, clump);
+            // Another thread may have read it at the same time.
+            if self.clumps.iter().all(|(kept, _)| *kept != number) {
+                self.bytes += scans.bytes(number);
+                self.clumps.push_back((number, clump));
+            }
         }
         self.clumps
             .make_contiguous()
-            .sort_by_key(|(number, _)| !found.contains_key(number));
+            .sort_by_key(|(number, _)| !used.contains_key(number));
+        let mut let_go = Vec::new();
         while self.bytes > self.limit_bytes
-            && let Some((number, _)) = self.clumps.pop_back()
+            && let Some((number, clump)) = self.clumps.pop_back()
         {
             self.bytes -= scans.bytes(number);
+            let_go.push((number, clump));
         }
-        Ok(found)
+        let_go
     }
 }

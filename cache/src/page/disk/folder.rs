@@ -123,7 +123,13 @@ impl Folder {
         (self.state() == FolderHealth::Healthy).then_some(operation)
     }
 
-    /// Whether an operation is going on. Once the folder is out and this is false, none begins.
+    /// Begins to remove what is there, which is due however the folder is.
+    pub(super) fn begin_removal(&self) -> Operation<'_> {
+        let (operation, _) = self.begin();
+        operation
+    }
+
+    /// Whether an operation is going on. Once the folder is out and this is false, none begins on what it had.
     pub(super) fn is_busy(&self) -> bool {
         self.busy.load(Ordering::SeqCst) > 0
     }

@@ -337,15 +337,23 @@ impl DiskPages {
 
     /// Drops what is beyond quotas that were set anew. Files whose URI is too long to be kept have none. Blocks.
     pub fn rescope(&self) {
-        let uri_of = |file| self.lookup(file)?.header.uri.clone();
-        for (number, folder) in self.folders.iter().enumerate() {
-            // Found out before the account is locked, which it looks into.
-            let share = self.share_of(number);
-            let quota_of = |file| share.of(self.retentions.of(&uri_of(file)?).quota?);
-            let evicted = folder.account.lock().set_quotas(quota_of);
-            counters::evictions(Tier::Page, "quota", evicted.len());
-            self.evict(number, evicted);
+        for number in 0..self.folders.len() {
+            self.rescope_folder(number);
         }
+    }
+
+    /// The same of one folder.
+    fn rescope_folder(&self, number: usize) {
+        let Some(folder) = self.folders.get(number) else {
+            return;
+        };
+        // Found out before the account is locked, which it looks into.
+        let share = self.share_of(number);
+        let uri_of = |file| self.lookup(file)?.header.uri.clone();
+        let quota_of = |file| share.of(self.retentions.of(&uri_of(file)?).quota?);
+        let evicted = folder.account.lock().set_quotas(quota_of);
+        counters::evictions(Tier::Page, "quota", evicted.len());
+        self.evict(number, evicted);
     }
 
     /// The folders, in the order of the settings.

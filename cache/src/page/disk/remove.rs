@@ -18,6 +18,7 @@ impl DiskPages {
         let Some(file) = self.lookup(file) else {
             return 0;
         };
+        let _operation = self.folder_of(&file).begin_removal();
         let mut writer = file.writer.lock();
         if file.is_dead() {
             return 0;
@@ -33,6 +34,7 @@ impl DiskPages {
         let Some(file) = self.lookup(file) else {
             return 0;
         };
+        let _operation = self.folder_of(&file).begin_removal();
         let mut writer = file.writer.lock();
         if file.is_dead() {
             return 0;
@@ -48,6 +50,7 @@ impl DiskPages {
     pub(super) fn evict(&self, folder: usize, extents: Vec<Extent>) {
         for extent in extents {
             if let Some(file) = self.lookup(extent.file).filter(|file| file.folder == folder) {
+                let _operation = self.folder_of(&file).begin_removal();
                 self.evict_of(&file, &mut file.writer.lock(), extent);
             }
         }

@@ -98,6 +98,8 @@ impl DiskPages {
                 // While it is out, nobody puts a file that is just being taken in.
                 self.adopt(number, found);
                 self.set_pins_of(number);
+                // What it has was found under no quota.
+                self.rescope_folder(number);
                 self.note(number, Event::Returned);
             }
         }

@@ -1,5 +1,7 @@
 //! Options that are refused, and how.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn refused(scheme: &str, options: &[(&str, &str)]) -> String {
@@ -17,6 +19,25 @@ fn an_unknown_option_is_named_with_the_known_ones() {
     );
     assert!(refused("memory", &[("region", "x")]).contains("concurrency, timeout"));
     assert!(refused("ftp", &[]).contains("ftp"));
+}
+
+/// README: "Options of a mount, by the scheme of its URI".
+#[test]
+fn readme_names_the_options_of_every_scheme() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let (_, table) = readme.split_once("\n| scheme | options |\n").unwrap();
+    let in_code = |text: &str| -> BTreeSet<String> { text.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    for scheme in ["s3", "gs", "az", "http", "https", "file"] {
+        let mut rows = table
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+        let (_, options) = rows.find(|(schemes, _)| in_code(schemes).contains(scheme)).unwrap();
+        let mut said = in_code(options.split(';').next().unwrap());
+        said.extend(["concurrency", "timeout"].map(str::to_owned));
+        let message = refused(scheme, &[("no_such_option", "x")]);
+        let (_, known) = message.split_once("there are: ").unwrap();
+        assert_eq!(said, known.split(", ").map(str::to_owned).collect(), "{scheme}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use super::super::FolderHealth;
 use super::*;
+use crate::retention::Retention;
 
 /// A file system that fails writes or reads at will.
 #[derive(Clone, Default)]
@@ -15,11 +16,22 @@ struct Faults {
     gate: Arc<Gate>,
 }
 
-/// Holds reads up while it is shut, and counts them.
+/// Holds calls up while it is shut, and counts them.
 #[derive(Default)]
 struct Gate {
     shut: AtomicBool,
     waiting: AtomicU64,
+}
+
+impl Gate {
+    fn pass(&self) {
+        if self.shut.load(Ordering::SeqCst) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            while self.shut.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        }
+    }
 }
 
 impl Faults {
@@ -32,11 +44,8 @@ impl Faults {
                 Call::ReadAt => *faults.reads.lock(),
                 _ => None,
             };
-            if matches!(call, Call::ReadAt) && faults.gate.shut.load(Ordering::SeqCst) {
-                faults.gate.waiting.fetch_add(1, Ordering::SeqCst);
-                while faults.gate.shut.load(Ordering::SeqCst) {
-                    std::thread::yield_now();
-                }
+            if matches!(call, Call::ReadAt) {
+                faults.gate.pass();
             }
             failing.map_or(Ok(()), |failing| Err(errno(failing)))
         })
@@ -244,6 +253,75 @@ fn a_folder_removed_under_a_live_store_is_out_and_comes_back_empty() {
     std::fs::rename(&away, rig.folder()).unwrap();
     assert_eq!(asked(&clock), FolderHealth::Healthy);
     assert!(files.iter().all(|file| served(&store, file, 0..20).len() == 20));
+    check_account(&store);
+}
+
+/// What a folder had when it went counts in its mount's quota when it is back.
+#[test]
+fn a_folder_that_comes_back_is_within_the_quotas() {
+    let rig = Rig::new(64 * MIB);
+    let clock = Clock::new();
+    let store = rig.open_on(Watched::new(|_| Ok(())), &clock);
+    let files: Vec<_> = (0..10).map(|n| key(&format!("f{n}"), 20 * PAGE)).collect();
+    files.iter().for_each(|file| put_pages(&store, file, 0..20));
+    let away = rig.dir.path().join("away");
+    std::fs::rename(rig.folder(), &away).unwrap();
+    store.maintain();
+    assert_eq!(health(&store), FolderHealth::Out);
+    let quota_bytes = 70 * PAGE;
+    store.retentions.set(vec![Retention {
+        uri: "s3://bucket".to_owned(),
+        quota_bytes: Some(quota_bytes),
+        ..Retention::default()
+    }]);
+    store.rescope();
+    std::fs::rename(&away, rig.folder()).unwrap();
+    clock.turn(31);
+    store.maintain();
+    assert_eq!(health(&store), FolderHealth::Healthy);
+    let held_bytes: u64 = store.files().iter().map(|file| file.held.bytes).sum();
+    assert!(
+        held_bytes > 0 && held_bytes <= quota_bytes,
+        "{held_bytes} bytes under a quota of {quota_bytes}"
+    );
+    check_account(&store);
+}
+
+/// It would take from the account of what the folder has when it is back what it had before.
+#[test]
+fn a_folder_is_not_taken_back_while_a_removal_hangs_in_it() {
+    let rig = Rig::new(64 * MIB);
+    let (gate, clock) = (Arc::new(Gate::default()), Clock::new());
+    let of_tables = Arc::clone(&gate);
+    let watch = Watched::new(move |call| {
+        if matches!(call, Call::Remove(path) if path.extension().is_some_and(|extension| extension == "table")) {
+            of_tables.pass();
+        }
+        Ok(())
+    });
+    let store = rig.open_on(watch, &clock);
+    let (file, away) = (key("a", 20 * PAGE), rig.dir.path().join("away"));
+    put_pages(&store, &file, 0..20);
+    gate.shut.store(true, Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let removal = scope.spawn(|| store.remove_file(file.id()));
+        while gate.waiting.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        std::fs::rename(rig.folder(), &away).unwrap();
+        store.maintain();
+        std::fs::rename(&away, rig.folder()).unwrap();
+        clock.turn(31);
+        store.maintain();
+        let while_it_hangs = health(&store);
+        // Whatever comes of it, the removal must end.
+        gate.shut.store(false, Ordering::SeqCst);
+        assert_eq!(removal.join().unwrap(), 20 * PAGE);
+        assert_eq!(while_it_hangs, FolderHealth::Out);
+    });
+    clock.turn(31);
+    store.maintain();
+    assert_eq!(health(&store), FolderHealth::Healthy);
     check_account(&store);
 }
 
