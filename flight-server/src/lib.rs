@@ -6,6 +6,7 @@
 //!             -> connections  HTTP/2: accepted, bounded, cut       (listen, local: TCP, and the sockets of this host)
 //!             -> memory       rows as shared memory, for clients of this host
 //!             -> admin        /livez /readyz /metrics
+//!             -> streams      how many streams of rows, by `flight` and `memory` together
 //!             -> flight       the Flight service
 //!                  -> node    namespace, storage, cache, datasets, ticket keys
 //!                       -> cluster   this node among others: membership, metadata store, peers
@@ -49,6 +50,9 @@ pub mod server;
 pub mod sql;
 pub mod statements;
 pub mod stores;
+pub mod streams;
+#[cfg(test)]
+mod testing;
 pub mod ticket;
 pub mod units;
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use arrow::datatypes::SchemaRef;
 use jetbridge_cache::Cache;
 use jetbridge_cache::ufs::{CheckReport, Ufs, UfsContext};
 use jetbridge_catalog::mount::{Mount, MountTable};
@@ -27,7 +28,7 @@ use crate::dataset::{Dataset, Datasets, Tree};
 use crate::error::ServiceError;
 use crate::jobs::Jobs;
 use crate::pins::{self, Pins};
-use crate::plan::{self, Lineage, Placements, Plan};
+use crate::plan::{self, Lineage, Placements, Plan, Replicas};
 use crate::request::ScanSpec;
 use crate::retention;
 use crate::sql::SqlEngine;
@@ -178,6 +179,26 @@ impl Node {
         }
     }
 
+    /// The schema of a scan's answer; the scan is checked as a plan of it is, and nothing is read.
+    ///
+    /// # Errors
+    /// As [`Node::dataset`] and [`plan::answer_schema`]. A dataset found changed is looked at anew, once.
+    pub async fn answer_schema(&self, spec: &ScanSpec) -> Result<SchemaRef, ServiceError> {
+        let path = self.locate(&spec.path)?;
+        match self.answer_schema_once(&path, spec).await {
+            Err(error) if error.is_stale() => {
+                self.datasets.refresh(&path);
+                self.answer_schema_once(&path, spec).await
+            }
+            told => told,
+        }
+    }
+
+    async fn answer_schema_once(&self, path: &NsPath, spec: &ScanSpec) -> Result<SchemaRef, ServiceError> {
+        let dataset = self.datasets.get(path).await?;
+        plan::answer_schema(&dataset, spec)
+    }
+
     async fn plan_once(&self, path: &NsPath, spec: &ScanSpec) -> Result<Plan, ServiceError> {
         let dataset = self.datasets.get(path).await?;
         let lineage = self.lineage(&dataset)?;
@@ -189,14 +210,14 @@ impl Node {
     /// # Errors
     /// A mount's option that cannot be read, which none is that was mounted.
     pub fn lineage(&self, dataset: &Arc<Dataset>) -> Result<Lineage, ServiceError> {
-        let resolved = self.namespace.table().resolve(&dataset.path);
-        let replicas = resolved.map_or(Ok(1), |resolved| resolved.mount.replicas())?;
-        Ok(self.lineage_of(dataset, replicas))
+        let replicas = Replicas::of_mounts(&self.namespace.table(), &dataset.path)?;
+        Ok(self.placements.lineage(self.cluster.view(), dataset, &replicas))
     }
 
     /// The same, as if so many nodes were to hold each split.
     pub fn lineage_of(&self, dataset: &Arc<Dataset>, replicas: usize) -> Lineage {
-        self.placements.lineage(self.cluster.view(), dataset, replicas)
+        let replicas = Replicas::all(replicas);
+        self.placements.lineage(self.cluster.view(), dataset, &replicas)
     }
 
     /// Adds a mount after its storage answered: credentials, listing, a range read.

@@ -37,8 +37,25 @@ def to_polars(table: _native.Table) -> pl.DataFrame:
     return frame
 
 
+def check_pandas(dtype_backend: DtypeBackend, date_as_object: bool) -> float:
+    """What a data frame of such dtypes takes in the end, by the bytes as Arrow.
+
+    Raises:
+        InvalidRequestError: there are none such, or they cannot hold dates as objects.
+    """
+    factor = PANDAS_FACTOR.get(dtype_backend)
+    if factor is None:
+        raise InvalidRequestError(f"dtype_backend is numpy, pyarrow or numpy_nullable, and not {dtype_backend!r}")
+    if date_as_object and dtype_backend == "pyarrow":
+        raise InvalidRequestError(
+            'date_as_object makes each date an object, and dtype_backend="pyarrow" keeps dates as Arrow has them',
+            hint="leave one of the two out",
+        )
+    return factor
+
+
 def to_pandas(table: _native.Table, dtype_backend: DtypeBackend, date_as_object: bool) -> pd.DataFrame:
-    """With the dtypes of NumPy, or those that hold Arrow."""
+    """With the dtypes of NumPy, or those that hold Arrow, or pandas' nullable ones; checked by `check_pandas`."""
     pandas = needed("pandas", "to_pandas()")
     arrow = to_arrow(table, "to_pandas()")
     del table
@@ -48,9 +65,7 @@ def to_pandas(table: _native.Table, dtype_backend: DtypeBackend, date_as_object:
     if dtype_backend == "pyarrow":
         return arrow.to_pandas(types_mapper=pandas.ArrowDtype)
     if dtype_backend == "numpy_nullable":
-        return arrow.to_pandas(types_mapper=_nullable(pandas, arrow).get)
-    if dtype_backend != "numpy":
-        raise InvalidRequestError(f"dtype_backend is numpy, pyarrow or numpy_nullable, and not {dtype_backend!r}")
+        return arrow.to_pandas(types_mapper=_nullable(pandas, arrow).get, date_as_object=date_as_object)
     columns, schema = arrow.columns, arrow.schema
     del arrow
     return _frame(columns, schema, date_as_object)

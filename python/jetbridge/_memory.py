@@ -12,6 +12,16 @@ from jetbridge.errors import ResultTooLargeError
 # The part of what is free that a result may take: the rest is for what else goes on.
 USABLE_PART = 0.8
 _CGROUP = Path("/sys/fs/cgroup")
+# A limit of control groups of version 1 that is none: a number near 2^63.
+_NO_LIMIT_FROM_BYTES = 1 << 60
+
+
+def machine_bytes(root: Path = Path("/")) -> int | None:
+    """Bytes that this process's machine has, or the least that its control groups allow: what servers count as the
+    machine. None where the system, whose `proc` and `sys` are under `root`, does not say."""
+    limits = [limit for limit in map(_number, _limit_files(root)) if limit and limit < _NO_LIMIT_FROM_BYTES]
+    installed = _meminfo("MemTotal:", root)
+    return min(limits if installed is None else [installed, *limits], default=None)
 
 
 def available_bytes() -> int | None:
@@ -73,10 +83,28 @@ WAYS_OUT = (
 
 
 def _of_system() -> int | None:
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
+    return _meminfo("MemAvailable:")
+
+
+def _meminfo(name: str, root: Path = Path("/")) -> int | None:
+    for line in _lines(root / "proc" / "meminfo"):
+        if line.startswith(name):
             return int(line.split()[1]) * 1024
     return None
+
+
+def _limit_files(root: Path) -> Iterator[Path]:
+    """Files that may hold a limit, of version 2 and 1: of each control group and of all above it, since each binds."""
+    for line in _lines(root / "proc" / "self" / "cgroup"):
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            mount, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            mount, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        folder = mount / group.lstrip("/")
+        yield from (each / name for each in (folder, *folder.parents) if each.is_relative_to(mount))
 
 
 def _of_cgroup() -> int | None:

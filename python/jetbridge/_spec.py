@@ -73,6 +73,14 @@ class Spec:
             raise InvalidRequestError(f"a limit is a number of rows, 0 or more, and not {rows!r}")
         return replace(self, limit=rows if self.limit is None else min(rows, self.limit))
 
+    def check_preloadable(self) -> None:
+        """Refuses what a preload cannot be told of: it would load all the rest, too, in the place of other data."""
+        if self.limit is not None:
+            raise InvalidRequestError(
+                f"a preload loads row groups as a whole, and cannot stop at this scan's limit of {self.limit} rows",
+                hint="leave limit() out; select() and filter() narrow what is loaded",
+            )
+
     def __str__(self) -> str:
         words = [self.path]
         if self.columns is not None:

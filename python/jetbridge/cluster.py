@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from jetbridge import _html, _text
+from jetbridge import _html, _memory, _text
 from jetbridge._options import Wire
+from jetbridge._spec import meant
 from jetbridge.client import Client, connect
 from jetbridge.errors import ClosedError, DeadlineExceededError, InvalidRequestError, UnavailableError
 
@@ -32,6 +33,12 @@ STOP_TIMEOUT_S = 10.0
 SEAT_INTERVAL_S = 0.05
 LOG_TAIL_BYTES = 4000
 MAX_WORKERS = 64
+# Of the machine's memory the part that servers take by default, what they take where it is unknown, and their least.
+MEMORY_SHARE = 3
+FALLBACK_MEMORY_BYTES = 1 << 30
+LEAST_MEMORY_BYTES = 64 << 20
+# What a mount may be told of, where it is a dict.
+MOUNT_KEYS = ("uri", "options", "read_only")
 
 _READY = "jetbridge ready "
 # Temporary folders, and the file in each that says whose it is.
@@ -180,9 +187,9 @@ class LocalCluster:
 
     Args:
         workers: how many worker processes; 0 for one process that does everything.
-        mounts: what to mount where: a URI or a folder, or a dict of ``uri``, ``options`` and ``read_only``.
+        mounts: what to mount where: a URI or a folder, or a dict of it as ``uri``, ``options`` and ``read_only``.
         memory: what all workers together may hold in memory, such as ``"2GiB"`` or a number of bytes; a third of
-            the machine by default.
+            the machine by default, for which a control group's limit counts.
         data_dir: where data and logs go; a temporary folder that goes away with the cluster, by default.
         file_roots: folders that ``file://`` mounts may lie in, besides those of ``mounts``.
         args: more words for the command line of each process, such as ``["--log", "debug"]``.
@@ -190,6 +197,7 @@ class LocalCluster:
 
     Raises:
         UnavailableError: a process ended instead of being ready; the hint has the end of its log.
+        InvalidRequestError: an argument is wrong.
 
     >>> with jb.LocalCluster(workers=2, mounts={"/lake": folder}) as other:
     ...     other.connect().dataset("/lake/trips").count()
@@ -209,9 +217,11 @@ class LocalCluster:
     ) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= MAX_WORKERS:
             raise InvalidRequestError(f"workers is a number, 0 to {MAX_WORKERS}, and not {workers!r}")
+        mounted = {path: _mount_of(path, place) for path, place in (mounts or {}).items()}
+        roots = [os.fspath(root) for root in _each("file_roots", file_roots)]
         self._owner = os.getpid()
         self._env = {**_own_environment(), **(env or {})}
-        self._args = list(args)
+        self._args = _each("args", args)
         self._memory = None if memory is None else _bytes_of(memory)
         self._nodes: list[Node] = []
         self._owns_folder = data_dir is None
@@ -220,7 +230,7 @@ class LocalCluster:
         self._closed = False
         _open.add(self)
         try:
-            self._start(workers, dict(mounts or {}), [str(root) for root in file_roots])
+            self._start(workers, mounted, roots)
         except BaseException:
             self.close()
             raise
@@ -274,9 +284,15 @@ class LocalCluster:
         self,
         *,
         timeout: float | None = None,
+        connect_timeout: float = 5.0,
+        headers: Mapping[str, str] | None = None,
+        buffer_bytes: int = 256 << 20,
+        streams_per_worker: int = 2,
         local: bool = True,
         wire: Wire = "auto",
-        headers: Mapping[str, str] | None = None,
+        retries: int = 4,
+        check_values: bool = False,
+        check: bool = True,
     ) -> Client:
         """A client of it; the options are those of :func:`jetbridge.connect`.
 
@@ -285,7 +301,19 @@ class LocalCluster:
         """
         if self._closed:
             raise ClosedError("the cluster is closed")
-        return connect(self.uri, timeout=timeout, local=local, wire=wire, headers=headers)
+        return connect(
+            self.uri,
+            timeout=timeout,
+            connect_timeout=connect_timeout,
+            headers=headers,
+            buffer_bytes=buffer_bytes,
+            streams_per_worker=streams_per_worker,
+            local=local,
+            wire=wire,
+            retries=retries,
+            check_values=check_values,
+            check=check,
+        )
 
     def add_worker(self) -> Node:
         """Starts one more worker, and waits until it has its share.
@@ -328,16 +356,14 @@ class LocalCluster:
         if self._owns_folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _start(self, workers: int, mounts: dict[str, Any], file_roots: list[str]) -> None:
+    def _start(self, workers: int, mounts: dict[str, str | dict[str, Any]], file_roots: list[str]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         role = "coordinator" if workers else "serve"
         words = [role, *self._listen("coordinator"), *self._memory_words(max(workers, 1))]
-        later: dict[str, Mapping[str, Any]] = {}
+        later = {path: mounted for path, mounted in mounts.items() if isinstance(mounted, dict)}
         for path, mounted in mounts.items():
-            if isinstance(mounted, Mapping):
-                later[path] = mounted
-            else:
-                words += ["--mount", f"{path}={_absolute(mounted)}"]
+            if isinstance(mounted, str):
+                words += ["--mount", f"{path}={mounted}"]
         roots = [*file_roots, *(_folder_of(mounted) for mounted in later.values())]
         words += [word for root in roots if root for word in ("--file-root", root)]
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -352,7 +378,7 @@ class LocalCluster:
         if later:
             with self.connect() as client:
                 for path, mounted in later.items():
-                    client.mount(path, str(mounted["uri"]), mounted.get("options"), read_only=mounted.get("read_only"))
+                    client.mount(path, mounted["uri"], mounted.get("options"), read_only=mounted.get("read_only"))
 
     def _launch_worker(self, number: int, of: int) -> Node:
         name = f"worker-{number}"
@@ -367,8 +393,12 @@ class LocalCluster:
         return ["--until-stdin-closes", "--data-dir", folder, "--flight", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
 
     def _memory_words(self, of: int) -> list[str]:
-        whole = self._memory or _third_of_machine()
-        return ["--memory", str(whole // of)]
+        if self._memory is not None:
+            return ["--memory", str(self._memory // of)]
+        if of == 1:
+            # What a server takes by itself.
+            return []
+        return ["--memory", str(max(_default_memory() // of, LEAST_MEMORY_BYTES))]
 
     def _wait_for_seats(self, addresses: set[str]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -442,33 +472,61 @@ def _own_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": os.pathsep.join(places)}
 
 
+def _each(name: str, words: Sequence[str | os.PathLike[str]]) -> list[Any]:
+    """Several as a list; one alone would be read letter by letter."""
+    if isinstance(words, str | os.PathLike):
+        raise InvalidRequestError(f"{name} is a list: write {name}=[{words!r}]")
+    return list(words)
+
+
+def _mount_of(path: str, mounted: object) -> str | dict[str, Any]:
+    """What is to be mounted: a URI, or a folder with its whole path; or a dict that has a URI."""
+    if not isinstance(mounted, Mapping):
+        return _absolute(path, mounted)
+    hint = f"a mount is told of by {', '.join(MOUNT_KEYS)}"
+    for key in mounted:
+        if key not in MOUNT_KEYS:
+            raise InvalidRequestError(f'"{key}" is no key of the mount {path}{meant(str(key), MOUNT_KEYS)}', hint=hint)
+    if "uri" not in mounted:
+        raise InvalidRequestError(f"the mount {path} has no uri", hint=hint)
+    place = _absolute(path, mounted["uri"])
+    return {**mounted, "uri": place if "://" in place else f"file://{place}"}
+
+
 def _folder_of(mounted: Mapping[str, Any]) -> str | None:
-    uri = str(mounted.get("uri", ""))
-    if uri.startswith("file://"):
-        return uri[len("file://") :]
-    return None if "://" in uri else uri
+    scheme, _, folder = mounted["uri"].partition("://")
+    return folder if scheme == "file" else None
 
 
-def _absolute(mounted: str | os.PathLike[str]) -> str:
-    uri = os.fspath(mounted)
+def _absolute(path: str, mounted: object) -> str:
+    if not isinstance(mounted, str | os.PathLike):
+        raise InvalidRequestError(f"the mount {path} is a URI, a folder or a dict, and not {mounted!r}")
+    uri: str = os.fspath(mounted)
     return uri if "://" in uri else str(Path(uri).expanduser().absolute())
 
 
-def _bytes_of(memory: int | str) -> int:
-    if isinstance(memory, int):
-        return memory
-    number, unit = memory.strip(), 1
+def _bytes_of(memory: object) -> int:
+    size = _size(memory) if isinstance(memory, str) else memory
+    if isinstance(size, bool) or not isinstance(size, int) or size <= 0:
+        raise InvalidRequestError(f"memory is a size such as 512MiB or 2GiB, and not {memory!r}")
+    return size
+
+
+def _size(text: str) -> int | None:
+    number, unit = text.strip(), 1
     for suffix, size in (("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)):
         if number.endswith(suffix):
             number, unit = number[: -len(suffix)], size
     try:
         return int(float(number) * unit)
     except (ValueError, OverflowError):
-        raise InvalidRequestError(f"memory is a size such as 512MiB or 2GiB, and not {memory!r}") from None
+        return None
 
 
-def _third_of_machine() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 3
+def _default_memory() -> int:
+    """What one server alone would take of this machine."""
+    machine = _memory.machine_bytes()
+    return FALLBACK_MEMORY_BYTES if machine is None else machine // MEMORY_SHARE
 
 
 def _close_all() -> None:

@@ -116,8 +116,9 @@ class Rows(ABC):
         Args:
             dtype_backend: ``numpy`` for NumPy's dtypes (and pandas' own text), ``pyarrow`` for dtypes that hold Arrow
                 memory as it came, which is fastest and keeps nulls, or ``numpy_nullable`` for pandas' nullable ones.
-            date_as_object: with ``numpy``, dates become ``datetime64``; True makes each a ``datetime.date``, as
-                ``pandas.read_parquet`` does, one for all rows of a day.
+            date_as_object: with ``numpy`` and ``numpy_nullable``, dates become ``datetime64``; True makes each a
+                ``datetime.date``, as ``pandas.read_parquet`` does (with ``numpy`` one for all rows of a day). Not with
+                ``pyarrow``, whose dates are Arrow's.
             progress: as in :meth:`to_arrow`.
             check_memory: as in :meth:`to_arrow`.
 
@@ -128,7 +129,7 @@ class Rows(ABC):
         """
         needed("pandas", "to_pandas()")
         needed("pyarrow", "to_pandas()")
-        factor = _convert.PANDAS_FACTOR.get(dtype_backend, 1.0)
+        factor = _convert.check_pandas(dtype_backend, date_as_object)
         # No name for what was read: its memory goes as soon as the frame is made of it.
         return _convert.to_pandas(
             self._collect("to_pandas()", factor, progress, check_memory), dtype_backend, date_as_object

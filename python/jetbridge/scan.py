@@ -115,7 +115,8 @@ class Scan(Rows):
         every: float | str | None = None,
     ) -> Job:
         """Loads the data into the workers' caches, in the background: returns at once. Submitting the same again while
-        it is not over gives the same job. Without ``columns`` and ``where``, those of the scan are meant.
+        it is not over gives the same job. Without ``columns`` and ``where``, those of the scan are meant; a scan with a
+        limit is refused, since row groups are loaded as a whole.
 
         Args:
             columns: the columns to load.
@@ -132,10 +133,14 @@ class Scan(Rows):
             max_failures: more failed files than this end the job.
             every: repeat: seconds, or a text such as ``"1h"``.
 
+        Raises:
+            InvalidRequestError: an option is wrong, or the scan has a limit.
+
         >>> job = client.dataset("/lake/trips").preload(columns=["fare"], tier="decoded")
         >>> job.wait(progress=False).state
         'SUCCEEDED'
         """
+        self._spec.check_preloadable()
         options = PreloadOptions(
             columns=columns if columns is not None else self._spec.columns,
             where=where if where is not None else self._spec.filter,
@@ -161,6 +166,7 @@ class Scan(Rows):
         >>> client.dataset("/lake/trips").select("fare").preload_estimate().files
         4
         """
+        self._spec.check_preloadable()
         options = PreloadOptions(
             columns=self._spec.columns,
             where=self._spec.filter,

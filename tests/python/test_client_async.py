@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pickle
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jetbridge as jb
 import pyarrow as pa
 import pytest
+from jetbridge.job import Deadline
 
 from harness.trips import ROWS, trips
 
@@ -104,8 +106,15 @@ def test_errors_are_the_same(go: Callable[..., object]) -> None:
     async def work(client: jb.AsyncClient) -> None:
         with pytest.raises(FileNotFoundError):
             await client.dataset("/nowhere").to_arrow()
+        dataset = client.dataset("/lake/trips")
         with pytest.raises(ValueError, match="did you mean"):
-            await client.dataset("/lake/trips").select("fahre").to_arrow()
+            await dataset.select("fahre").to_arrow()
+        with pytest.raises(jb.InvalidRequestError, match="limit of 5"):
+            await dataset.limit(5).preload()
+        with pytest.raises(jb.InvalidRequestError, match="limit of 5"):
+            await dataset.limit(5).preload_estimate()
+        with pytest.raises(jb.InvalidRequestError, match="date_as_object"):
+            await dataset.to_pandas(dtype_backend="pyarrow", date_as_object=True)
 
     go(work)
     with pytest.raises(ConnectionError):
@@ -154,6 +163,96 @@ def test_a_stream_that_is_left_early_is_closed(go: Callable[..., object]) -> Non
             break
         await rows.aclose()  # type: ignore[attr-defined]
         assert await client.dataset("/lake/trips").count() == ROWS
+
+    go(work)
+
+
+def test_batches_that_are_left_early_have_closed_their_stream(
+    go: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        dataset = client.dataset("/lake/trips")
+        begin = dataset._stream
+        streams: list[jb._native.Stream] = []
+
+        def noted(plan: jb._native.Plan) -> jb._native.Stream:
+            streams.append(begin(plan))
+            return streams[-1]
+
+        monkeypatch.setattr(dataset, "_stream", noted)
+        rows = dataset.to_batches()
+        async for batch in rows:
+            assert batch.num_rows
+            break
+        await rows.aclose()  # type: ignore[attr-defined]
+        assert [stream.closed for stream in streams] == [True]
+
+    go(work)
+
+
+class Watching:
+    """A client, its watch, and the task of the watch, which tells each time that the job runs."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._connection = self
+        self.error = error
+        self.is_closed = False
+
+    def watch(self, *_: str) -> Watching:
+        return self
+
+    def next(self) -> Watching:
+        if self.error is not None:
+            raise self.error
+        return self
+
+    def on_done(self, wake: Callable[[], object]) -> None:
+        wake()
+
+    def result(self) -> str:
+        return '{"id": "x", "state": "RUNNING"}'
+
+    def cancel(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def watched(watching: Watching) -> jb.aio.AsyncJob:
+    client: Any = watching
+    return jb.aio.AsyncJob(client, jb.JobStatus(id="x", state="RUNNING"))
+
+
+def test_a_function_that_raises_has_ended_the_watch() -> None:
+    def fails(_: jb.JobStatus) -> None:
+        raise LookupError("not so")
+
+    async def work() -> None:
+        watching = Watching()
+        with pytest.raises(LookupError, match="not so"):
+            await watched(watching).wait(progress=fails)
+        assert watching.is_closed
+
+    asyncio.run(work())
+
+
+def test_a_call_that_takes_too_long_is_told_as_that_and_not_as_a_job_that_does() -> None:
+    watch: Any = Watching(jb.DeadlineExceededError("the server said nothing"))
+    with pytest.raises(jb.DeadlineExceededError, match="said nothing"):
+        asyncio.run(watched(watch)._next(watch, Deadline(None)))
+
+
+def test_clients_and_scans_are_pickled_and_compared(go: Callable[..., object]) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        scan = client.dataset("/lake/trips").select("id").limit(3)
+        await scan.schema
+        other = pickle.loads(pickle.dumps(scan))
+        async with other._client as its_client:
+            assert its_client == client
+            assert (other, hash(other)) == (scan, hash(scan))
+            assert other != scan.limit(2)
+            assert (await other.to_arrow()).num_rows == 3
 
     go(work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import jetbridge as jb
 import pyarrow as pa
 import pytest
+from jetbridge import _memory
 
 from harness import files
 from harness.leftovers import assert_nothing_is_left, held, is_alive, until
@@ -107,6 +109,101 @@ def test_what_is_wrong_with_its_memory_leaves_no_folder(tmp_path: Path, monkeypa
     with pytest.raises(jb.InvalidRequestError, match="512MiB"):
         jb.LocalCluster(workers=0, memory="lots")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("mount", "words", "nearest"),
+    [
+        ({"uri": "/data", "readonly": True}, '"readonly" is no key', "read_only"),
+        ({"uri": "s3://data", "option": {"anonymous": "true"}}, '"option" is no key', "options"),
+        ({"options": {}}, "has no uri", None),
+        (7, "not 7", None),
+    ],
+)
+def test_what_is_wrong_with_a_mount_is_said_before_anything_starts(
+    mount: dict[str, object], words: str, nearest: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(jb.InvalidRequestError, match=words) as caught:
+        jb.LocalCluster(workers=0, mounts={"/lake": mount})
+    assert caught.value.nearest == nearest
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mount_that_is_a_dict_may_be_of_a_folder(trips_folder: Path) -> None:
+    mounts = {"/lake": {"uri": trips_folder, "read_only": True}}
+    with jb.LocalCluster(workers=0, mounts=mounts) as cluster, cluster.connect() as client:
+        assert client.mounts()[0].uri == f"file://{trips_folder}"
+        assert client.dataset("/lake/trips").count() == ROWS
+
+
+class Told(Exception):
+    """What a process is started with is known, and it need not start."""
+
+
+@pytest.mark.parametrize(
+    ("workers", "memory", "each"),
+    [
+        # What a server takes by itself, which is the same.
+        (0, None, []),
+        (1, None, []),
+        (4, None, ["--memory", str(256 << 20)]),
+        # The least that one takes.
+        (64, None, ["--memory", str(64 << 20)]),
+        (2, "1GiB", ["--memory", str(512 << 20)]),
+    ],
+)
+def test_what_control_groups_allow_is_divided_among_the_workers(
+    workers: int, memory: str | None, each: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+
+    def node(_name: str, words: list[str], *_: object) -> None:
+        started.extend(words)
+        raise Told
+
+    monkeypatch.setattr("jetbridge.cluster.Node", node)
+    monkeypatch.setattr(_memory, "machine_bytes", lambda: 3 << 30)
+    with pytest.raises(Told):
+        jb.LocalCluster(workers=workers, memory=memory)
+    at = started.index("--memory") if "--memory" in started else len(started)
+    assert started[at : at + 2] == each
+
+
+GROUPS_1 = "5:cpu,cpuacct:/x\n4:memory:/x\n"
+
+
+@pytest.mark.parametrize(
+    ("system", "expected"),
+    [
+        ({}, 8 << 30),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "max\n"}, 8 << 30),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": f"{512 << 20}\n"}, 512 << 20),
+        (
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/memory.max": f"{1 << 30}\n",
+                "sys/fs/cgroup/a/b/memory.max": f"{2 << 30}\n",
+            },
+            1 << 30,
+        ),
+        ({"proc/self/cgroup": GROUPS_1, "sys/fs/cgroup/memory/x/memory.limit_in_bytes": f"{2 << 30}\n"}, 2 << 30),
+        ({"proc/self/cgroup": GROUPS_1, "sys/fs/cgroup/memory/x/memory.limit_in_bytes": f"{2**63 - 4096}\n"}, 8 << 30),
+        ({"proc/meminfo": ""}, None),
+    ],
+)
+def test_the_machine_is_what_servers_take_it_for(tmp_path: Path, system: dict[str, str], expected: int | None) -> None:
+    """The cases of the server's own test, in `flight-server/src/config/machine.rs`."""
+    for name, text in {"proc/meminfo": "MemTotal:        8388608 kB\nMemFree:  1 kB\n", **system}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert _memory.machine_bytes(tmp_path) == expected
+
+
+def test_a_cluster_connects_with_all_options_that_there_are() -> None:
+    ours, others = (inspect.signature(each).parameters.values() for each in (jb.LocalCluster.connect, jb.connect))
+    expected = [(option.name, option.default) for option in others if option.name != "uri"]
+    assert [(option.name, option.default) for option in ours if option.name != "self"] == expected
 
 
 def test_a_worker_is_added_and_one_is_killed(trips_folder: Path) -> None:

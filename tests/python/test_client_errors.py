@@ -116,8 +116,15 @@ def test_what_makes_no_sense_is_refused_before_it_is_asked(dataset: jb.Dataset) 
         (lambda: dataset.preload(bandwidth="fast"), "fast"),
         (lambda: dataset.preload(replicas=0), "replicas"),
         (lambda: dataset.preload(max_failures=float("nan")), "sent"),  # type: ignore[arg-type]
+        (lambda: dataset.limit(5).preload(), "limit of 5"),
+        (lambda: dataset.select("id").limit(0).preload_estimate(), "limit of 0"),
+        (lambda: dataset.to_pandas(dtype_backend="pyarrow", date_as_object=True), "date_as_object"),
         (lambda: jb.LocalCluster(workers=-1), "workers"),
         (lambda: jb.LocalCluster(memory="much"), "memory"),
+        (lambda: jb.LocalCluster(memory=0), "memory"),
+        (lambda: jb.LocalCluster(memory=1.5), "memory"),  # type: ignore[arg-type]
+        (lambda: jb.LocalCluster(args="--log debug"), r"args=\["),
+        (lambda: jb.LocalCluster(file_roots="/data"), r"file_roots=\["),
     ):
         with pytest.raises((ValueError, TypeError), match=word):
             wrong()

@@ -65,6 +65,20 @@ def test_pandas_with_the_dtypes_of_numpy(dataset: jb.Dataset) -> None:
     assert objects["day"].tolist() == [dt.date(2024, 1, 1), dt.date(2024, 1, 2)]
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numpy_nullable"])
+def test_dates_are_numbers_or_objects_as_it_is_wanted(dataset: jb.Dataset, backend: _convert.DtypeBackend) -> None:
+    days = dataset.select("day").limit(2)
+    assert days.to_pandas(dtype_backend=backend)["day"].dtype.kind == "M"
+    objects = days.to_pandas(dtype_backend=backend, date_as_object=True)
+    assert objects["day"].tolist() == [dt.date(2024, 1, 1), dt.date(2024, 1, 2)]
+
+
+def test_dtypes_that_are_none_are_refused_before_anything_is_asked() -> None:
+    nowhere = jb.connect("grpc://127.0.0.1:1", check=False).dataset("/lake/none")
+    with pytest.raises(jb.InvalidRequestError, match="dtype_backend"):
+        nowhere.to_pandas(dtype_backend="arrow")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_decimals_are_those_of_pyarrow(seed: int) -> None:
     chance = random.Random(seed)

@@ -16,6 +16,7 @@ import pytest
 from harness import files
 from harness.cluster import info, locations, read, until
 from harness.compare import assert_same
+from harness.etcd import Etcd
 from harness.flight import act
 from harness.owners import named_first, owners
 from harness.server import Options, Server
@@ -164,6 +165,26 @@ def test_sigterm_ends_all(start_cluster: Callable[[], Server]) -> None:
     print(f"all had ended {time.monotonic() - began:.1f} s after SIGTERM")
     # Each says so itself, as its last word.
     assert server.log.count("serve: stopped") == 1 + WORKERS, server.daemon.log_tail
+
+
+def test_cache_folders_are_the_workers(start_server: Callable[..., Server], folder: Path, tmp_path: Path) -> None:
+    """Each worker has a part of each folder, and the server, which owns nothing, none of it."""
+    args = ["--workers", "2", "--cache-dir", f"{tmp_path / 'ssd'}=64MiB"]
+    server = start_server(mounts={DATA: f"file://{folder}"}, args=args)
+    assert_same(read(server.flight_uri, DATA).table, files.numbers(FILES * ROWS))
+    assert {found.name for found in (tmp_path / "ssd").iterdir()} == {"worker-1", "worker-2"}
+    for data in (server.data_dir, server.data_dir / "workers/1", server.data_dir / "workers/2"):
+        assert not (data / "cache").exists()
+
+
+def test_workers_are_on_the_etcd_of_their_server(
+    start_server: Callable[..., Server], folder: Path, etcd: Etcd, tmp_path: Path
+) -> None:
+    """A server on etcd serves no store of its own, so its workers are told of etcd and not of it."""
+    meta = f"etcd://127.0.0.1:{etcd.port}/{tmp_path.name.replace('_', '-')}"
+    server = start_server(mounts={DATA: f"file://{folder}"}, args=["--workers", "2", "--meta", meta])
+    until(lambda: len(serving(server)) == 2, "both workers serve")
+    assert_same(read(server.flight_uri, DATA).table, files.numbers(FILES * ROWS))
 
 
 def options(folder: Path) -> Options:

@@ -183,7 +183,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Lake]]:
     def begin(folder: Path, *args: str, freshness: str = "immutable", workers: int = WORKERS) -> Lake:
         store = CountingStore(folder)
         running.append(store.stop)
-        cluster = Cluster.start(tmp_path / "cluster", {}, workers, args=args)
+        cluster = Cluster.start(tmp_path / "cluster", {}, workers, args=args, worker_args=args)
         running.append(cluster.close)
         with cluster.coordinator.connect() as client:
             mount(client, "/c", store.uri, freshness=freshness, **store.options)

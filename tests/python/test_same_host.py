@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -22,7 +23,7 @@ import pytest
 from harness import files
 from harness.compare import assert_same
 from harness.errors import expect_error
-from harness.flight import act, by_path, drain, fetch
+from harness.flight import act, by_path, descriptor, drain, fetch
 from harness.memory import Connection, socket_path
 from harness.metrics import total
 from harness.server import Server
@@ -212,6 +213,29 @@ def test_further_connections_wait(serving: Server) -> None:
         first.socket.close()
         one_more.socket.settimeout(WAIT_S)
         assert one_more.hear().said["code_name"] == "UNAUTHENTICATED"
+
+
+def test_streams_have_the_limits_of_the_settings(start_server: Callable[..., Server], tmp_path: Path) -> None:
+    """`max_streams` counts those of shared memory, and a client that takes nothing is cut after `stall_timeout`."""
+    files.write(tmp_path / "lake/t.parquet", numbers())
+    args = ["--max-streams", "1", "--stall-timeout", "5s"]
+    server = start_server(mounts={"/lake": f"file://{tmp_path / 'lake'}"}, args=args)
+    # Rows that a filter leaves are sent as bytes, more of them than the socket holds.
+    (endpoint,) = server.client.get_flight_info(descriptor("/lake", filter="n % 2 = 0")).endpoints
+    ticket = endpoint.ticket
+    asked = {"ticket": base64.b64encode(ticket.ticket).decode()}
+    path = server.data_dir / "memory.sock"
+    with Connection(path) as idle, Connection(path) as other:
+        idle.say(get=asked)
+        assert idle.hear().kind == "schema"
+        other.say(get=asked)
+        refused = other.hear()
+        assert (refused.kind, refused.said["code_name"]) == ("error", "UNAVAILABLE")
+        assert "max_streams" in refused.said["message"]
+        with expect_error("UNAVAILABLE", "max_streams"):
+            drain(server.client.do_get(ticket))
+        eventually(lambda: total(server.admin_uri, "jetbridge_memory_streams") == 0)
+        assert sum(batch["rows"] for batch in other.get(ticket.ticket)) == ROWS / 2
 
 
 def test_sockets_are_private_and_go_with_the_server(serving: Server) -> None:

@@ -153,6 +153,11 @@ def test_a_bare_scan_is_the_flight_of_that_scan(lake: Lake) -> None:
         assert answer.info.total_records == 1_000
         assert splits(answer.info)[0]["path"] == lake.at("t/1.parquet")
         assert answer.table.sort_by("n").equals(expected)
+    # Nor does it become another by a limit that is none.
+    unlimited = fetch(
+        lake.client, query(f"select * from {name_of(lake)}"), flightsql.with_headers(x_jetbridge_sql_timeout="0")
+    )
+    assert unlimited.info.total_records == 1_000
     # What a scan's endpoints know nothing of makes it a query.
     limited = fetch(
         lake.client, query(f"select * from {name_of(lake)}"), flightsql.with_headers(x_jetbridge_sql_batch_size="100")

@@ -107,8 +107,8 @@ enum Failure {
     Refused(object_store::Error),
     /// The body broke off.
     Broken(object_store::Error),
-    /// Nothing came for as long as one request may take.
-    Silent,
+    /// Nothing came for so long.
+    Silent(Duration),
     /// The body ended before its last byte.
     Short { got: u64, wanted: u64 },
     /// Another generation answered.
@@ -151,18 +151,19 @@ impl Read<'_> {
 
     /// One request for what is still missing.
     async fn attempt(&self, body: &mut Body) -> Result<(), Failure> {
-        let silence = self.shared.limits.request_timeout;
+        let limits = &self.shared.limits;
+        let (whole, silence) = (limits.retry_timeout, limits.request_timeout);
         let request = self.remote.read.get_opts(&self.location, self.options(body.length));
         // The library's retries run inside this call, so it may take as long as they may.
-        let answer = tokio::time::timeout(self.shared.limits.retry_timeout, request).await;
-        let answer = answer.map_err(|_| Failure::Silent)?.map_err(refused)?;
+        let answer = tokio::time::timeout(whole, request).await;
+        let answer = answer.map_err(|_| Failure::Silent(whole))?.map_err(refused)?;
         self.check_identity(&answer.meta)?;
         let wanted = self.range.end - self.range.start;
         let mut stream = answer.into_stream();
         while body.length < wanted {
             let Some(piece) = tokio::time::timeout(silence, stream.next())
                 .await
-                .map_err(|_| Failure::Silent)?
+                .map_err(|_| Failure::Silent(silence))?
             else {
                 return Ok(());
             };
@@ -228,7 +229,7 @@ impl Body {
 
 impl Failure {
     fn is_resumable(&self) -> bool {
-        matches!(self, Self::Broken(_) | Self::Silent | Self::Short { .. })
+        matches!(self, Self::Broken(_) | Self::Silent(_) | Self::Short { .. })
     }
 
     fn into_error(self, shared: &Shared, operation: Operation, rel: &str, expected: Option<&Generation>) -> UfsError {
@@ -237,8 +238,8 @@ impl Failure {
             (Self::Changed, Some(expected)) => UfsError::stale(subject, expected, None),
             (Self::Changed, None) => UfsError::new(UfsErrorKind::Stale, subject, "the object changed"),
             (Self::Refused(error) | Self::Broken(error), _) => UfsError::from_store(&error, subject),
-            (Self::Silent, _) => {
-                let reason = format!("no answer within {} s", shared.limits.request_timeout.as_secs_f32());
+            (Self::Silent(waited), _) => {
+                let reason = format!("no answer within {} s", waited.as_secs_f32());
                 UfsError::new(UfsErrorKind::Timeout, subject, reason)
             }
             (Self::Short { got, wanted }, _) => {
@@ -263,8 +264,9 @@ fn refused(error: object_store::Error) -> Failure {
 
 async fn head_meta(shared: &Shared, remote: &Remote, location: &Path) -> Result<Option<ObjectMeta>, Failure> {
     let request = remote.read.get_opts(location, GetOptions::new().with_head(true));
-    match tokio::time::timeout(shared.limits.retry_timeout, request).await {
-        Err(_) => Err(Failure::Silent),
+    let whole = shared.limits.retry_timeout;
+    match tokio::time::timeout(whole, request).await {
+        Err(_) => Err(Failure::Silent(whole)),
         Ok(Ok(answer)) => Ok(Some(answer.meta)),
         Ok(Err(error @ object_store::Error::NotFound { .. })) if is_missing_bucket(&error) => {
             Err(Failure::Refused(error))

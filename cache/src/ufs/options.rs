@@ -21,7 +21,8 @@ pub(super) struct Options<'a> {
     resolved: Mutex<Vec<String>>,
 }
 
-/// Options that every scheme has: `concurrency` (requests at once) and `timeout` (one request, as `10s`).
+/// Options that every scheme has: `concurrency` (requests at once) and `timeout` (one request, as `10s`; with all its
+/// retries at least twice that).
 const COMMON: [&str; 2] = ["concurrency", "timeout"];
 
 const S3: [&str; 8] = [
@@ -92,6 +93,8 @@ impl<'a> Options<'a> {
         if let Some(text) = self.text("timeout") {
             let parsed = humantime::parse_duration(text).ok().filter(|t| *t > Duration::ZERO);
             limits.request_timeout = parsed.ok_or_else(|| self.invalid("timeout", "is not a time such as 10s"))?;
+            // The time for all tries is not the mount's to set: without this it would cut short the one that is.
+            limits.retry_timeout = limits.retry_timeout.max(limits.request_timeout.saturating_mul(2));
         }
         Ok(limits)
     }

@@ -33,7 +33,8 @@ pub struct UfsContext {
     pub file_roots: Vec<PathBuf>,
     /// How secrets are looked up.
     pub resolve_secret: ResolveSecret,
-    /// Limits for every mount; the options `concurrency` and `timeout` change a mount's own.
+    /// Limits for every mount; the options `concurrency` and `timeout` change a mount's own. Twice a mount's `timeout` is
+    /// the least that its requests have with all their retries.
     pub limits: UfsLimits,
 }
 
@@ -53,7 +54,8 @@ pub struct UfsLimits {
     pub concurrency: usize,
     /// For one connection to be made. Default 3 s.
     pub connect_timeout: Duration,
-    /// For one request with its answer, and for each wait for the next piece of a body. Default 10 s.
+    /// For one request with its answer, and for each wait for the next piece of a body. Default 10 s. Where
+    /// `retry_timeout` is shorter, that is how long the beginning of an answer is waited for.
     pub request_timeout: Duration,
     /// For a request with all its retries, counted from the last byte that arrived. Default 30 s.
     pub retry_timeout: Duration,

@@ -14,7 +14,8 @@
 //! compare-and-set, those who came late see the change and find nothing left to do.
 //!
 //! States of a node: unknown, serving, suspect, draining, lost. A seat outlives all of them by a grace period, so
-//! that a restart moves nothing; it is given up at once when its node says that it leaves.
+//! that a restart moves nothing; it is given up at once when its node says that it leaves. How long the period is
+//! stands in the node's own record: were it each watcher's own, the shortest would decide for all.
 //!
 //! Architecture invariant: times are those of this node's own monotonic clock. No time of another node is stored,
 //! sent or compared, so clocks may differ by any amount.
@@ -55,7 +56,7 @@ pub struct Settings {
     pub lease: Duration,
     /// How long a node counts as suspect after a failed read; default 10 s.
     pub suspicion: Duration,
-    /// How long a lost or draining node keeps its seat; default 5 min.
+    /// How long a lost or draining node keeps its seat whose record says nothing of it; default 5 min.
     pub grace: Duration,
     /// How long a node must be steady before it gets a seat; default 1 s. Doubles with each flap after the first.
     pub settling: Duration,

@@ -130,7 +130,8 @@ impl Node {
             // Its record was removed: somebody says that it is gone for good.
             None if self.alive.is_none() => Some(since + settings.lease),
             Some(record) if record.state == Readiness::Leaving || record.role == Role::Coordinator => Some(since),
-            _ => Some(since + settings.grace),
+            Some(record) => Some(since + record.grace_ms.map_or(settings.grace, Duration::from_millis)),
+            None => Some(since + settings.grace),
         }
     }
 

@@ -64,6 +64,10 @@ pub struct Member {
     pub role: Role,
     /// Whether it takes reads.
     pub state: Readiness,
+    /// How long its seat is kept once it is lost or drains, in milliseconds; none is as long as is usual,
+    /// [`Settings::grace`](super::Settings::grace). It is a member's own word, so that all nodes give a seat up at one time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grace_ms: Option<u64>,
 }
 
 impl Member {

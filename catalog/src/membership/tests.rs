@@ -26,6 +26,7 @@ fn member(name: &str, weight: u64, state: Readiness) -> Member {
         weight,
         role: Role::Worker,
         state,
+        grace_ms: None,
     }
 }
 
@@ -139,6 +140,40 @@ fn a_lost_worker_keeps_its_seat_for_the_grace_period() {
     one.pass(5);
     assert_eq!(one.membership.view().members[&id("b")].slot, Some(1));
     assert_eq!(one.epochs, [1, 2, 3]);
+}
+
+#[test]
+fn a_workers_own_grace_is_what_counts_whatever_the_others_have() {
+    let mut one = three();
+    let with_grace = |name: &str, grace_ms: u64| {
+        Event::Member(Member {
+            grace_ms: Some(grace_ms),
+            ..member(name, 10, Readiness::Serving)
+        })
+    };
+    one.handle(with_grace("a", 2_000));
+    one.handle(with_grace("b", 900_000));
+    one.down("b");
+    one.down("c");
+    one.pass(310);
+    assert_eq!(one.seats(), ["a", "b"]);
+    one.pass(570);
+    assert_eq!(one.seats(), ["a", "b"]);
+    one.pass(30);
+    assert_eq!(one.seats(), ["a"]);
+}
+
+#[test]
+fn a_record_with_the_usual_grace_is_one_that_earlier_nodes_read() {
+    let usual = member("a", 10, Readiness::Serving);
+    let text = String::from_utf8(usual.encode().unwrap()).unwrap();
+    assert!(!text.contains("grace"), "{text}");
+    assert_eq!(Member::decode(text.as_bytes()).unwrap(), usual);
+    let own = Member {
+        grace_ms: Some(2_000),
+        ..usual
+    };
+    assert_eq!(Member::decode(&own.encode().unwrap()).unwrap(), own);
 }
 
 #[test]

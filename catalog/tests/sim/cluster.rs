@@ -142,6 +142,7 @@ impl Cluster {
             weight: 1 << 40,
             role: Role::Worker,
             state: Readiness::Serving,
+            grace_ms: None,
         };
         self.nodes.push(Node {
             record,

@@ -12,6 +12,9 @@ use super::client::{Client, ClientArgs, parsed};
 use super::error::CliError;
 use super::output::{Columns, Form, OutputArgs, human_bytes, human_count, print, print_json};
 
+/// The most entries of one listing; the server gives no more either.
+const MAX_ENTRIES: u64 = 10_000;
+
 #[derive(Args, Debug)]
 #[command(
     after_help = "Examples:\n  jetbridge ls\n  jetbridge ls /lake/trips -o json\n  jetbridge ls s3://bucket/prefix"
@@ -20,8 +23,8 @@ pub(super) struct LsArgs {
     /// Namespace path, or a mounted URI
     #[arg(default_value = "/")]
     path: String,
-    /// Show at most this many entries
-    #[arg(long, value_name = "N")]
+    /// Show at most this many entries, 10000 at the most [default: 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=MAX_ENTRIES))]
     limit: Option<u64>,
     #[command(flatten)]
     output: OutputArgs,
@@ -70,12 +73,17 @@ pub(super) async fn ls(arguments: LsArgs) -> Result<(), CliError> {
         Form::Table => print(&listing_table(&listing.entries))?,
     }
     if listing.truncated {
-        eprintln!(
-            "jetbridge: there are more entries; --limit {} showed the first",
-            listing.entries.len()
-        );
+        eprintln!("jetbridge: {}", more_text(listing.entries.len(), arguments.limit));
     }
     Ok(())
+}
+
+/// What is said below a listing that is not whole.
+fn more_text(shown: usize, limit: Option<u64>) -> String {
+    match limit {
+        Some(limit) if limit < MAX_ENTRIES => format!("there are more entries than the {shown} of --limit {limit}"),
+        _ => format!("there are more entries than the {shown} that one listing has; list a folder below"),
+    }
 }
 
 /// Shows what a path is.
@@ -291,6 +299,15 @@ mod tests {
             ["file", "12", "2026-01-02T03:04:05.000Z", "a", "b.parquet"]
         );
         assert!(!listing.truncated);
+    }
+
+    #[test]
+    fn a_listing_that_is_not_whole_says_whose_limit_it_was() {
+        assert_eq!(more_text(5, Some(5)), "there are more entries than the 5 of --limit 5");
+        for limit in [None, Some(MAX_ENTRIES)] {
+            let text = more_text(10_000, limit);
+            assert!(text.contains("10000 that one listing has"), "{text}");
+        }
     }
 
     #[test]

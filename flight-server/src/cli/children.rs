@@ -1,11 +1,11 @@
 //! The worker processes of `serve --workers N`, for trying a cluster on one machine.
 //!
 //! Each is this same program as `jetbridge worker`, with a data folder of its own below the server's, free ports, its part
-//! of the memory, and the server's other settings. A child ends when its standard input does, so none is left behind,
-//! however the server ends. One that dies is not started again: what happens then is what one wants to try.
+//! of the memory, of what queries may hold and of each cache folder, and the server's other settings. A child ends when its
+//! standard input does, so none is left behind, however the server ends. One that dies is not started again: what happens
+//! then is what one wants to try.
 
 use std::ffi::OsString;
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,21 +14,24 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
+use super::error::CliError;
 use super::serve::READY;
-use crate::config::{Row, Settings};
+use crate::config::{CacheDir, Loaded, MIN_SQL_MEMORY_BYTES, MetaPlace, Row, Settings};
 
 /// How long a worker may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Settings that a worker does not have from its server: its own, and those that are said once for the cluster.
-const NOT_INHERITED: [&str; 9] = [
+/// Settings that a worker does not have from its server as they are: its own, those of which it has its part, and what is said
+/// once for the cluster. The metadata store is not among them: where that is etcd, all nodes are on it.
+const NOT_INHERITED: [&str; 10] = [
     "data_dir",
     "flight",
     "admin",
     "advertise",
     "coordinator",
-    "meta",
     "memory",
+    "sql_memory",
+    "sql_query_memory",
     "cache_dirs",
     "weight",
 ];
@@ -48,16 +51,15 @@ impl Children {
     /// # Errors
     /// A worker that cannot be started, or ends or stays silent instead of being ready.
     pub(super) async fn start(
-        (count, program): (usize, Option<&[OsString]>),
+        (count, program): (u16, Option<&[OsString]>),
         coordinator: &str,
-        settings: &Settings,
-        rows: &[Row],
+        loaded: &Loaded,
     ) -> anyhow::Result<Self> {
-        let mut children = Vec::with_capacity(count);
+        let rows = loaded.rows();
+        let mut children = Vec::with_capacity(usize::from(count));
         for number in 1..=count {
-            let folder = settings.data_dir.join(format!("workers/{number}"));
-            let memory_bytes = settings.memory_bytes / (count as u64).max(1);
-            children.push(spawn(command(program)?, &folder, coordinator, memory_bytes, rows)?);
+            let words = Words::of((number, count), coordinator, &loaded.settings, &rows);
+            children.push(words.spawn(command(program)?)?);
         }
         for (number, child) in (1..).zip(&mut children) {
             match timeout(READY_TIMEOUT, ready(child)).await {
@@ -82,6 +84,36 @@ impl Children {
     }
 }
 
+/// Refuses what cannot hold for a server that has workers beside it.
+///
+/// # Errors
+/// A weight: each worker has an equal part, so there is nobody whom it could be put on.
+pub(super) fn check(rows: &[Row]) -> Result<(), CliError> {
+    match rows.iter().find(|row| row.key == "weight" && is_written(row)) {
+        None => Ok(()),
+        Some(row) => Err(CliError::Usage(format!(
+            "{}: weight: the workers of --workers count alike; leave it out, or start workers of other weights by \
+             `jetbridge worker`",
+            row.source
+        ))),
+    }
+}
+
+/// The settings of the server itself. With workers beside it, the cache folders that were written are theirs alone: it owns
+/// nothing that it could keep there.
+pub(super) fn settings_beside(workers: u16, loaded: &Loaded) -> Settings {
+    let mut settings = loaded.settings.clone();
+    let is_folders = |row: &Row| row.key == "cache_dirs" && is_written(row);
+    if workers > 0 && loaded.rows().iter().any(is_folders) {
+        settings.cache_dirs.clear();
+    }
+    settings
+}
+
+fn is_written(row: &Row) -> bool {
+    row.source != "default"
+}
+
 /// What starts this program.
 fn command(program: Option<&[OsString]>) -> anyhow::Result<Command> {
     if let Some([program, arguments @ ..]) = program {
@@ -93,37 +125,73 @@ fn command(program: Option<&[OsString]>) -> anyhow::Result<Command> {
     Ok(Command::new(program))
 }
 
-fn spawn(
-    mut command: Command,
-    folder: &Path,
-    coordinator: &str,
-    memory_bytes: u64,
-    rows: &[Row],
-) -> anyhow::Result<Child> {
-    let written = rows
-        .iter()
-        .filter(|row| row.source != "default" && !row.key.starts_with("mounts"));
-    let inherited = written.filter(|row| !NOT_INHERITED.contains(&row.key.as_str()));
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("JETBRIDGE_")) {
-            command.env_remove(name);
+/// What a worker is started with.
+#[derive(Debug)]
+struct Words {
+    variables: Vec<(String, String)>,
+    arguments: Vec<OsString>,
+}
+
+impl Words {
+    /// Those of worker `number` of `count`, from 1.
+    fn of((number, count): (u16, u16), coordinator: &str, settings: &Settings, rows: &[Row]) -> Self {
+        let written = || rows.iter().filter(|row| is_written(row));
+        let inherited = written().filter(|row| !row.key.starts_with("mounts"));
+        let inherited = inherited.filter(|row| !NOT_INHERITED.contains(&row.key.as_str()));
+        let variable = |row: &Row| (format!("JETBRIDGE_{}", row.key.to_ascii_uppercase()), row.value.clone());
+        let part = |bytes: u64| bytes / u64::from(count.max(1));
+        let mut arguments: Vec<OsString> = vec!["worker".into(), "--until-stdin-closes".into()];
+        let mut say = |flag: &str, value: OsString| arguments.extend([OsString::from(flag), value]);
+        if !matches!(settings.cluster.meta, MetaPlace::Etcd { .. }) {
+            say("--coordinator", coordinator.into());
+        }
+        say("--data-dir", settings.data_dir.join(format!("workers/{number}")).into());
+        say("--flight", "127.0.0.1:0".into());
+        say("--admin", "127.0.0.1:0".into());
+        say("--memory", part(settings.memory_bytes).to_string().into());
+        for row in written() {
+            let sql_part = |bytes: u64| OsString::from(part(bytes).max(MIN_SQL_MEMORY_BYTES).to_string());
+            match row.key.as_str() {
+                "sql_memory" => say("--sql-memory", sql_part(settings.sql.memory_bytes)),
+                "sql_query_memory" => say("--sql-query-memory", sql_part(settings.sql.query_memory_bytes)),
+                "cache_dirs" if settings.cache_dirs.is_empty() => say("--cache-dir", "none".into()),
+                "cache_dirs" => {
+                    let own = |dir: &CacheDir| part_of_folder(dir, number, dir.capacity_bytes.map(part));
+                    settings.cache_dirs.iter().for_each(|dir| say("--cache-dir", own(dir)));
+                }
+                _ => {}
+            }
+        }
+        Self {
+            variables: inherited.map(variable).collect(),
+            arguments,
         }
     }
-    for row in inherited {
-        command.env(format!("JETBRIDGE_{}", row.key.to_ascii_uppercase()), &row.value);
+
+    /// Starts the worker, whose settings are these and no others.
+    fn spawn(self, mut command: Command) -> anyhow::Result<Child> {
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("JETBRIDGE_")) {
+                command.env_remove(name);
+            }
+        }
+        command
+            .envs(self.variables)
+            .args(self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("a worker process cannot be started")
     }
-    command
-        .arg("worker")
-        .arg("--until-stdin-closes")
-        .args(["--coordinator", coordinator])
-        .arg("--data-dir")
-        .arg(folder)
-        .args(["--flight", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-        .args(["--memory", &memory_bytes.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("a worker process cannot be started")
+}
+
+/// `FOLDER/worker-N=SIZE`; two processes cannot have one folder.
+fn part_of_folder(dir: &CacheDir, number: u16, capacity_bytes: Option<u64>) -> OsString {
+    let mut text = dir.path.join(format!("worker-{number}")).into_os_string();
+    if let Some(bytes) = capacity_bytes {
+        text.push(format!("={bytes}"));
+    }
+    text
 }
 
 /// Waits for the line that says so.
@@ -139,4 +207,131 @@ async fn ready(child: &mut Child) -> anyhow::Result<()> {
     }
     let status = child.wait().await?;
     bail!("it ended with {status}; its log is above")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::{self, ConfigFlags, Machine};
+
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        flags: ConfigFlags,
+    }
+
+    fn loaded(arguments: Vec<OsString>, variables: Vec<(String, String)>) -> Loaded {
+        let flags = Flags::try_parse_from(arguments).unwrap().flags;
+        let variables = variables
+            .into_iter()
+            .map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let machine = Machine {
+            memory_bytes: Some(12 << 30),
+            cores: 2,
+        };
+        config::load(&flags, variables, &machine).unwrap()
+    }
+
+    fn server(words: &[&str]) -> Loaded {
+        let words = ["serve", "--data-dir", "/data"].iter().chain(words);
+        loaded(words.map(Into::into).collect(), Vec::new())
+    }
+
+    /// What the two workers of a server with these words make of what they are started with.
+    fn workers(words: &[&str]) -> [Settings; 2] {
+        let server = server(words);
+        let rows = server.rows();
+        [1, 2].map(|number| {
+            let Words { variables, arguments } = Words::of((number, 2), "grpc://127.0.0.1:1", &server.settings, &rows);
+            let settings = arguments.into_iter().filter(|word| word != "--until-stdin-closes");
+            loaded(settings.collect(), variables).settings
+        })
+    }
+
+    #[test]
+    fn a_worker_has_its_own_folder_and_its_part_of_the_memory() {
+        let [first, second] = workers(&["--memory", "1GiB", "--stall-timeout", "7s"]);
+        assert_eq!(first.data_dir, PathBuf::from("/data/workers/1"));
+        assert_eq!(second.data_dir, PathBuf::from("/data/workers/2"));
+        assert_eq!((first.memory_bytes, second.memory_bytes), (512 << 20, 512 << 20));
+        assert_eq!(first.sql.memory_bytes, 128 << 20);
+        assert_eq!(second.stall_timeout, Duration::from_secs(7));
+        assert_eq!(
+            second.cluster.meta,
+            MetaPlace::Coordinator("grpc://127.0.0.1:1".to_owned())
+        );
+        assert_eq!(second.cache_dirs.len(), 1);
+        assert_eq!(second.cache_dirs[0].path, PathBuf::from("/data/workers/2/cache"));
+    }
+
+    #[test]
+    fn cache_folders_are_shared_out() {
+        let [first, second] = workers(&["--cache-dir", "/ssd=10GiB", "--cache-dir", "/hdd"]);
+        let dir = |path: &str, capacity_bytes| CacheDir {
+            path: path.into(),
+            capacity_bytes,
+        };
+        assert_eq!(
+            first.cache_dirs,
+            [dir("/ssd/worker-1", Some(5 << 30)), dir("/hdd/worker-1", None)]
+        );
+        assert_eq!(
+            second.cache_dirs,
+            [dir("/ssd/worker-2", Some(5 << 30)), dir("/hdd/worker-2", None)]
+        );
+        let server = server(&["--cache-dir", "/ssd=10GiB"]);
+        assert!(settings_beside(2, &server).cache_dirs.is_empty(), "it owns nothing");
+        assert_eq!(settings_beside(0, &server).cache_dirs, [dir("/ssd", Some(10 << 30))]);
+    }
+
+    #[test]
+    fn pages_in_memory_are_so_for_the_workers_too() {
+        for worker in workers(&["--cache-dir", "none"]) {
+            assert!(worker.cache_dirs.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_queries_may_hold_is_divided_as_the_memory_is() {
+        let words = [
+            "--memory",
+            "1GiB",
+            "--sql-memory",
+            "400MiB",
+            "--sql-query-memory",
+            "300MiB",
+        ];
+        for worker in workers(&words) {
+            assert_eq!(
+                (worker.sql.memory_bytes, worker.sql.query_memory_bytes),
+                (200 << 20, 150 << 20)
+            );
+        }
+        let [first, _] = workers(&["--memory", "1GiB", "--sql-memory", "4MiB", "--sql-query-memory", "4MiB"]);
+        assert_eq!(
+            (first.sql.memory_bytes, first.sql.query_memory_bytes),
+            (4 << 20, 4 << 20)
+        );
+    }
+
+    #[test]
+    fn on_etcd_the_workers_are_on_it_too() {
+        let server = server(&["--meta", "etcd://h:1/blue"]);
+        for worker in workers(&["--meta", "etcd://h:1/blue"]) {
+            assert_eq!(worker.cluster.meta, server.settings.cluster.meta);
+        }
+        let [first, _] = workers(&["--meta", "embedded"]);
+        assert!(matches!(first.cluster.meta, MetaPlace::Coordinator(_)));
+    }
+
+    #[test]
+    fn a_weight_is_refused_in_words() {
+        assert!(check(&server(&[]).rows()).is_ok());
+        let refused = check(&server(&["--weight", "1TiB"]).rows()).unwrap_err();
+        assert!(matches!(&refused, CliError::Usage(words) if words.starts_with("flag --weight: weight: ")));
+    }
 }

@@ -14,8 +14,8 @@ Examples:
   jetbridge workers
   jetbridge workers --uri grpc://node-1:8815 -o json
 
-SHARE is the part of the data that a worker owns, SEAT whether it has any. A worker that is lost keeps its seat for a while
-(member_grace): whoever reads what it owns is sent to others meanwhile.")]
+SHARE is the part of the data that a worker owns, SEAT whether it has any. A worker that is lost keeps its seat for a while, which
+is its own member_grace: whoever reads what it owns is sent to others meanwhile.")]
 pub(super) struct WorkersArgs {
     /// Show coordinators too
     #[arg(long)]

@@ -114,7 +114,7 @@ async fn add(arguments: AddArgs) -> Result<(), CliError> {
         );
         return Err(CliError::Usage(hint));
     }
-    let options: BTreeMap<_, _> = options.into_iter().collect();
+    let options = distinct(options)?;
     let body = json!({ "path": path, "uri": target, "options": options, "read_only": read_only });
     Client::connect(&client).await?.action("mount.add", &body).await?;
     print(&format!("mounted {target} at {path}"))
@@ -210,6 +210,17 @@ fn check_table(report: &CheckReport) -> String {
     columns.text()
 }
 
+/// Options by their keys, each of which may be there once: which of two was meant is not ours to say.
+fn distinct(options: Vec<(String, String)>) -> Result<BTreeMap<String, String>, CliError> {
+    let mut found = BTreeMap::new();
+    for (key, value) in options {
+        if found.insert(key.clone(), value).is_some() {
+            return Err(CliError::Usage(format!("--option {key} is given twice")));
+        }
+    }
+    Ok(found)
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     let cut = text.split_once('=').filter(|(key, _)| !key.is_empty());
     let (key, value) = cut.ok_or_else(|| format!("{text:?} is not an option; write it like region=eu-central-1"))?;
@@ -245,6 +256,14 @@ mod tests {
         let text = check_table(&serde_json::from_value(body).unwrap());
         assert!(text.lines().nth(2).unwrap().ends_with("no such bucket"), "{text}");
         assert_eq!(text.lines().nth(2).unwrap().split_whitespace().nth(1), Some("failed"));
+    }
+
+    #[test]
+    fn an_option_that_is_given_twice_is_refused() {
+        let options = |pairs: &[&str]| distinct(pairs.iter().map(|pair| key_value(pair).unwrap()).collect());
+        assert_eq!(options(&["region=a", "endpoint=b"]).unwrap().len(), 2);
+        let refused = options(&["region=a", "endpoint=b", "region=a"]).unwrap_err();
+        assert!(matches!(&refused, CliError::Usage(words) if words == "--option region is given twice"));
     }
 
     #[test]

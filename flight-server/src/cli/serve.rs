@@ -12,13 +12,13 @@ use jetbridge_cache::Cache;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::children::Children;
+use super::children::{self, Children};
 use super::error::CliError;
 use crate::admin::Readiness;
 use crate::cluster::{Places, Role, follow, host};
 use crate::config::{self, ConfigFlags, Loaded, Machine, MetaPlace, Settings};
 use crate::data_folder::DataFolder;
-use crate::flight::{FlightDoor, StreamLimits};
+use crate::flight::FlightDoor;
 use crate::jobs;
 use crate::local::{LocalSockets, SocketFiles};
 use crate::memory;
@@ -26,6 +26,7 @@ use crate::node::Node;
 use crate::observe;
 use crate::retention;
 use crate::server::{self, Drained, LISTENING, Listeners, Parts};
+use crate::streams::{StreamLimits, Streams};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,7 +63,8 @@ pub(super) const READY: &str = "jetbridge ready";
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ServeArgs {
-    /// Start this many worker processes too, to try a cluster on one machine; this one then only coordinates
+    /// Start this many worker processes too, to try a cluster on one machine; this one then only coordinates. They have equal parts
+    /// of --memory, --sql-memory and --sql-query-memory, and of each --cache-dir, in FOLDER/worker-N
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=64))]
     workers: u16,
     /// Stop when standard input ends: for a process that must not outlive the one that started it
@@ -144,6 +146,9 @@ pub(super) fn worker(arguments: &WorkerArgs) -> Result<(), CliError> {
 fn run(flags: &ConfigFlags, start: &Start) -> Result<(), CliError> {
     let loaded = config::load(flags, std::env::vars_os(), &Machine::probe())?;
     check_role(start.role, &loaded.settings.cluster.meta)?;
+    if start.workers > 0 {
+        children::check(&loaded.rows())?;
+    }
     run_loaded(&loaded, start).map_err(CliError::Serve)
 }
 
@@ -191,7 +196,7 @@ fn open_many_files() {
 
 /// Puts the parts of a node together, joins its cluster, says that it is ready, and runs it. The one place that wires them.
 async fn live(loaded: &Loaded, start: &Start) -> anyhow::Result<()> {
-    let settings = &loaded.settings;
+    let settings = &children::settings_beside(start.workers, loaded);
     let mut signals = Signals::listen(start.until_stdin_closes)?;
     let metrics = observe::metrics_recorder()?;
     let _data_folder = DataFolder::claim(&settings.data_dir)?;
@@ -205,12 +210,12 @@ async fn live(loaded: &Loaded, start: &Start) -> anyhow::Result<()> {
     let node = Arc::new(opened);
     let _gauges = AbortOnDropHandle::new(tokio::spawn(publish(Arc::clone(&node.cache))));
     let _retention = AbortOnDropHandle::new(tokio::spawn(retention::enforce(Arc::clone(&node.cache))));
-    let limits = StreamLimits {
+    let streams = Streams::new(StreamLimits {
         max_streams: settings.max_streams,
         stall_timeout: settings.stall_timeout,
-    };
-    let local = sockets.map(|sockets| (sockets, memory::Door::new(Arc::clone(&node))));
-    let front = FlightDoor::new(Arc::clone(&node), limits).into_service();
+    });
+    let local = sockets.map(|sockets| (sockets, memory::Door::new(Arc::clone(&node), streams.clone())));
+    let front = FlightDoor::new(Arc::clone(&node), streams).into_service();
     let readiness = Readiness::new([LISTENING, JOINED]);
     let parts = Parts {
         flight: move |request| front.clone().answer(request),
@@ -263,13 +268,7 @@ const JOINED: &str = "joined";
 
 async fn start_workers(loaded: &Loaded, start: &Start, flight: SocketAddr) -> anyhow::Result<Children> {
     let coordinator = format!("grpc://{flight}");
-    Children::start(
-        (usize::from(start.workers), start.program.as_deref()),
-        &coordinator,
-        &loaded.settings,
-        &loaded.rows(),
-    )
-    .await
+    Children::start((start.workers, start.program.as_deref()), &coordinator, loaded).await
 }
 
 /// How often the gauges of what is held are set.
@@ -361,11 +360,8 @@ fn places(settings: &Settings, listeners: &Listeners, files: Option<&SocketFiles
 
 /// What clients are told: never an address that means "any of mine", since none of them could connect to it.
 fn location(advertise: Option<&str>, bound: SocketAddr) -> Option<String> {
-    match advertise {
-        Some(address) if address.contains("://") => Some(address.to_owned()),
-        Some(address) => Some(format!("grpc://{address}")),
-        None => (!bound.ip().is_unspecified()).then(|| format!("grpc://{bound}")),
-    }
+    let own = || (!bound.ip().is_unspecified()).then(|| format!("grpc://{bound}"));
+    advertise.map(str::to_owned).or_else(own)
 }
 
 #[cfg(test)]
@@ -377,7 +373,6 @@ mod tests {
         let bound: SocketAddr = "127.0.0.1:9".parse().unwrap();
         assert_eq!(location(None, bound).unwrap(), "grpc://127.0.0.1:9");
         assert_eq!(location(None, "0.0.0.0:9".parse().unwrap()), None);
-        assert_eq!(location(Some("node-1:9"), bound).unwrap(), "grpc://node-1:9");
         assert_eq!(location(Some("grpc://node-1:9"), bound).unwrap(), "grpc://node-1:9");
         assert_eq!(location(None, "[::1]:9".parse().unwrap()).unwrap(), "grpc://[::1]:9");
     }

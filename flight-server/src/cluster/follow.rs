@@ -184,7 +184,6 @@ async fn drive(node: Arc<Node>) -> anyhow::Error {
     let cluster = &node.cluster;
     let settings = Settings {
         lease: LEASE_TTL,
-        grace: cluster.grace,
         ..Settings::default()
     };
     let mut membership = Membership::new(cluster.node_id.clone(), cluster.identity.generation, settings);

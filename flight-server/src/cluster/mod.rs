@@ -44,7 +44,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use jetbridge_catalog::membership::{Member, MemberView, Readiness, Role as MemberRole, Status, View};
+use jetbridge_catalog::membership::{
+    Member, MemberView, Readiness, Role as MemberRole, Settings as MembershipSettings, Status, View,
+};
 use jetbridge_catalog::meta::MetaStore;
 use jetbridge_catalog::placement::{NodeId, SplitKey};
 use parking_lot::{Mutex, RwLock};
@@ -151,7 +153,7 @@ pub struct Parts {
     pub places: Places,
     /// What it counts for in placement.
     pub weight_bytes: u64,
-    /// How long a lost worker keeps its seat.
+    /// How long it keeps its seat once it is lost.
     pub grace: Duration,
     /// Its metadata store.
     pub store: OpenStore,
@@ -365,7 +367,14 @@ impl Cluster {
                 Role::Coordinator => MemberRole::Coordinator,
             },
             state,
+            grace_ms: self.own_grace_ms(),
         }
+    }
+
+    /// How long this node's seat is kept, where that is not as long as is usual: nodes of earlier versions do not know the word.
+    fn own_grace_ms(&self) -> Option<u64> {
+        let is_usual = self.grace == MembershipSettings::default().grace;
+        (!is_usual).then(|| u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn name(&self, member: &MemberView) -> Named {

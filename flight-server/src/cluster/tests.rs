@@ -28,9 +28,10 @@ use super::remote::RemoteStore;
 use super::{Places, Role};
 use crate::admin::Readiness;
 use crate::config::{self, ConfigFlags, Machine, Settings};
-use crate::flight::{FlightDoor, StreamLimits};
+use crate::flight::FlightDoor;
 use crate::node::Node;
 use crate::server::{self, Drained, Listeners, Parts, ServeError};
+use crate::streams::{StreamLimits, Streams};
 
 #[derive(Parser)]
 struct Flags {
@@ -73,7 +74,7 @@ async fn serve_with(data: &Path, address: &str, more: &[&str]) -> Served {
     };
     let listeners = Listeners::bind(address, "127.0.0.1:0", false).await.unwrap();
     let uri = format!("grpc://{}", listeners.flight_address());
-    let front = FlightDoor::new(Arc::clone(&node), limits).into_service();
+    let front = FlightDoor::new(Arc::clone(&node), Streams::new(limits)).into_service();
     let parts = Parts {
         flight: move |request| front.clone().answer(request),
         local: None,
@@ -101,6 +102,19 @@ impl Served {
     async fn stop(self) {
         self.stop.send(()).unwrap();
         self.running.await.unwrap().unwrap();
+    }
+}
+
+/// How long a seat is kept is in its node's own record, where all the others read it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_tells_the_others_its_own_grace() {
+    let cases: [(&[&str], Option<u64>); 2] = [(&[], None), (&["--member-grace", "7s"], Some(7_000))];
+    for (words, told) in cases {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = settings(folder.path(), words);
+        let node = Node::open(&settings, Role::Worker, Places::default()).await.unwrap();
+        let record = node.cluster.record(jetbridge_catalog::membership::Readiness::Serving);
+        assert_eq!(record.grace_ms, told, "{words:?}");
     }
 }
 

@@ -24,7 +24,7 @@ pub struct ClusterSettings {
     pub key: Option<SecretRef>,
     /// What a worker counts for in placement, beside the others' weights, in bytes. Default its byte budget.
     pub weight_bytes: u64,
-    /// How long a lost worker keeps its place. Default 5 minutes.
+    /// How long this worker's place is kept once it is lost: the others go by what it tells them. Default 5 minutes.
     pub grace: Duration,
 }
 

@@ -33,7 +33,7 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     admin: Option<String>,
 
-    /// Flight address that clients are told [default: the bound one]
+    /// Flight address that clients and other nodes are told, perhaps with grpc:// or grpc+tcp:// [default: the bound one]
     #[arg(long, value_name = "HOST:PORT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     advertise: Option<String>,
@@ -58,7 +58,7 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     weight: Option<String>,
 
-    /// How long a lost worker keeps its place [default: 5m]
+    /// How long this worker's place is kept once it is lost; of each worker its own value counts [default: 5m]
     #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
     #[serde(skip_serializing_if = "Option::is_none")]
     member_grace: Option<String>,
@@ -149,7 +149,8 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     endpoint_bytes: Option<String>,
 
-    /// DoGet streams that may be open at once; a further one is refused, and may be tried again [default: 4096]
+    /// Streams of rows that may be open at once, by DoGet and shared memory together; a further one is refused, and may be
+    /// tried again [default: 4096]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_streams: Option<usize>,
@@ -174,7 +175,8 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     sql_query_memory: Option<String>,
 
-    /// Queries that run at once [default: 16]
+    /// Queries that run at once [default: 16]. A statement that is no more than a scan of one dataset is read as that scan is:
+    /// --sql-queries, --sql-queue and --sql-timeout do not hold for it
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     sql_queries: Option<usize>,
@@ -209,7 +211,7 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     store_connect_timeout: Option<String>,
 
-    /// How long a request to a store is tried again [default: 30s]
+    /// How long a request to a store may take with all its tries [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = checked_duration)]
     #[serde(skip_serializing_if = "Option::is_none")]
     store_retry_timeout: Option<String>,

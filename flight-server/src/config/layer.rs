@@ -2,12 +2,14 @@
 //!
 //! A layer carries only its name; which variable, flag or file a value came from follows from that and from the key.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
+use jetbridge_catalog::path::NsPath;
 
 use super::ConfigError;
 use super::flags::ConfigFlags;
@@ -21,6 +23,9 @@ pub(super) const DEFAULT: &str = "default";
 pub(super) const FILE: &str = "file";
 pub(super) const ENVIRONMENT: &str = "environment";
 pub(super) const FLAG: &str = "flag";
+
+/// The setting whose entries are merged one by one.
+const MOUNTS: &str = "mounts";
 
 /// The prefix of every variable that is a setting.
 const PREFIX: &str = "JETBRIDGE_";
@@ -91,16 +96,31 @@ impl Layer {
     }
 
     /// The command line.
-    pub(super) fn flags(flags: &ConfigFlags) -> Self {
+    pub(super) fn flags(flags: &ConfigFlags) -> Result<Self, ConfigError> {
         let mut values = dict_of(flags);
         if !flags.mounts.is_empty() {
-            let mounts = flags
-                .mounts
-                .iter()
-                .map(|(path, uri)| (path.clone(), Value::from(uri.as_str())));
-            values.insert("mounts".to_owned(), Value::from(mounts.collect::<Dict>()));
+            let mounts = distinct(flags.mounts.iter().cloned()).map_err(|reason| ConfigError::BadValue {
+                origin: describe(FLAG, MOUNTS, None),
+                key: MOUNTS.to_owned(),
+                reason,
+            })?;
+            values.insert(MOUNTS.to_owned(), Value::from(mounts));
         }
-        Self { name: FLAG, values }
+        Ok(Self { name: FLAG, values })
+    }
+}
+
+/// Leaves out of each layer the mounts that a stronger one has: figment would merge the two, down to their options. `layers`
+/// are the weakest first.
+pub(super) fn replace_mounts(layers: &mut [Layer]) {
+    let mut taken = BTreeSet::new();
+    for layer in layers.iter_mut().rev() {
+        let Some(Value::Dict(_, mounts)) = layer.values.get_mut(MOUNTS) else {
+            continue;
+        };
+        let own: Vec<String> = mounts.keys().map(|path| place(path)).collect();
+        mounts.retain(|path, _| !taken.contains(&place(path)));
+        taken.extend(own);
     }
 }
 
@@ -172,6 +192,23 @@ fn variable_mounts(text: &str) -> Result<Value, String> {
             .map_err(|error| format!("not a JSON object: {error}"));
     }
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let mounts = parts.map(|part| split_mount(part).map(|(path, uri)| (path, Value::from(uri))));
-    mounts.collect::<Result<Dict, _>>().map(Value::from)
+    let mounts = parts.map(split_mount).collect::<Result<Vec<_>, _>>()?;
+    distinct(mounts).map(Value::from)
+}
+
+/// Mounts by their paths, each of which may be there once: which of two was meant is not ours to say.
+fn distinct(mounts: impl IntoIterator<Item = (String, String)>) -> Result<Dict, String> {
+    let (mut found, mut places) = (Dict::new(), BTreeSet::new());
+    for (path, uri) in mounts {
+        if !places.insert(place(&path)) {
+            return Err(format!("{path} is given twice"));
+        }
+        found.insert(path, Value::from(uri));
+    }
+    Ok(found)
+}
+
+/// The path in the form in which it is looked up; what is no path as it stands, for the error that will name it.
+fn place(path: &str) -> String {
+    NsPath::parse(path).map_or_else(|_| path.to_owned(), |path| path.to_string())
 }

@@ -9,8 +9,10 @@
 //! outage. Variables are checked too, but for those that others set under our prefix (see [`layer`]).
 //!
 //! Why lists replace and mounts merge: a later layer's `file_roots` must be able to narrow an earlier one's, while a
-//! `--mount` on the command line adds to the mounts of the file, path by path.
+//! `--mount` on the command line adds to the mounts of the file, path by path. Of two mounts of one path the later is the
+//! whole: options of another storage would be no use to it, and its source would be two places.
 
+mod address;
 mod cluster;
 mod flags;
 mod keys;
@@ -31,8 +33,9 @@ use thiserror::Error;
 pub use self::cluster::{ClusterSettings, MetaPlace};
 pub use self::flags::ConfigFlags;
 pub use self::machine::Machine;
-pub use self::settings::{LogFormat, Settings};
+pub use self::settings::{CacheDir, LogFormat, Settings};
 pub use self::show::Row;
+pub(crate) use self::sql::MIN_MEMORY_BYTES as MIN_SQL_MEMORY_BYTES;
 pub(crate) use self::value::{parse_bytes, parse_duration};
 
 use self::layer::Layer;
@@ -113,13 +116,16 @@ pub fn load(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     machine: &Machine,
 ) -> Result<Loaded, ConfigError> {
-    let mut figment = Figment::new().merge(Layer::defaults(&Written::defaults(machine)));
+    let mut layers = vec![Layer::defaults(&Written::defaults(machine))];
     if let Some(path) = &flags.config {
-        figment = figment.merge(Layer::file(path)?);
+        layers.push(Layer::file(path)?);
     }
-    figment = figment
-        .merge(Layer::environment(environment)?)
-        .merge(Layer::flags(flags));
+    layers.push(Layer::environment(environment)?);
+    layers.push(Layer::flags(flags)?);
+    layer::replace_mounts(&mut layers);
+    let figment = layers
+        .into_iter()
+        .fold(Figment::new(), |merged, layer| merged.merge(layer));
     let file = flags.config.clone();
     let written: Written = figment.extract().map_err(|error| bad_value(error, file.as_deref()))?;
     let settings = Settings::resolve(written.clone(), |key| show::source_of(&figment, key, file.as_deref()))?;
@@ -306,6 +312,64 @@ mod tests {
         assert_eq!(source(&loaded, "mounts./a"), "flag --mount");
         assert_eq!(source(&loaded, "mounts./e"), "environment JETBRIDGE_MOUNTS");
         assert_eq!(loaded.settings.file_roots, [PathBuf::from("/data")]);
+    }
+
+    #[test]
+    fn a_mount_of_a_later_layer_is_the_whole_of_it() {
+        let text =
+            "[mounts.\"/lake\"]\nuri = \"s3://file\"\nread_only = true\noptions = { region = \"x\", replicas = 2 }\n";
+        let (_folder, path) = file(text);
+        for written in ["/lake", "/lake/"] {
+            let json = format!(r#"{{"{written}": {{"uri": "s3://env", "options": {{"path_style": true}}}}}}"#);
+            let loaded = loaded(&["--config", &path], &[("JETBRIDGE_MOUNTS", json.as_str())]).unwrap();
+            assert_eq!(loaded.settings.mounts.len(), 1, "{written}");
+            let mount = mounted(&loaded, "/lake");
+            assert_eq!(mount.uri.as_str(), "s3://env");
+            assert_eq!(mount.options.keys().collect::<Vec<_>>(), ["path_style"]);
+            assert!(!mount.read_only);
+            assert_eq!(
+                source(&loaded, &format!("mounts.{written}")),
+                "environment JETBRIDGE_MOUNTS"
+            );
+        }
+    }
+
+    #[test]
+    fn a_path_that_one_layer_mounts_twice_is_refused() {
+        let refused = |flags: &[&str], variables: &[(&str, &str)]| loaded(flags, variables).unwrap_err().to_string();
+        let flags = ["--mount", "/lake=s3://one", "--mount", "/lake=s3://two"];
+        assert_eq!(refused(&flags, &[]), "flag --mount: mounts: /lake is given twice");
+        let flags = ["--mount", "/lake=s3://one", "--mount", "/lake/=s3://one"];
+        assert_eq!(refused(&flags, &[]), "flag --mount: mounts: /lake/ is given twice");
+        let variables = [("JETBRIDGE_MOUNTS", "/lake=s3://one,/lake=s3://two")];
+        assert_eq!(
+            refused(&[], &variables),
+            "environment JETBRIDGE_MOUNTS: mounts: /lake is given twice"
+        );
+        let (_folder, path) = file("[mounts]\n\"/lake\" = \"s3://one\"\n\"/lake/\" = \"s3://two\"\n");
+        assert_eq!(
+            refused(&["--config", &path], &[]),
+            format!("file {path}: mounts./lake/: /lake is given twice")
+        );
+    }
+
+    #[test]
+    fn an_advertised_address_is_one_that_others_find() {
+        for written in ["node-1:8815", "grpc://node-1:8815", "grpc+tcp://node-1:8815"] {
+            let loaded = loaded(&["--advertise", written], &[]).unwrap();
+            assert_eq!(
+                loaded.settings.advertise.as_deref(),
+                Some("grpc://node-1:8815"),
+                "{written}"
+            );
+        }
+        for written in ["node-1", "grpc+tls://node-1:8815"] {
+            let error = loaded(&["--advertise", written], &[]).unwrap_err().to_string();
+            assert!(
+                error.starts_with("flag --advertise: advertise: ") && error.contains("HOST:PORT"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

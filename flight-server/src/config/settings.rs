@@ -1,5 +1,6 @@
 //! What is true for a server: plain data, checked, without handles.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::cluster::ClusterSettings;
 use super::value::{exact_bytes, split_cache_dir};
 use super::written::{MIN_MEMORY_BYTES, Written, WrittenMount};
-use super::{ConfigError, sql};
+use super::{ConfigError, address, sql};
 use crate::sql::limits::SqlLimits;
 
 /// An endpoint below this would cost more in calls than it carries.
@@ -49,8 +50,8 @@ pub struct Settings {
     pub flight: String,
     /// Address of `/livez`, `/readyz` and `/metrics`, `host:port`; port 0 takes a free one. Default `127.0.0.1:8816`.
     pub admin: String,
-    /// Flight address that clients are told in endpoints, `host:port`. Default: the bound one, or none (the client's
-    /// own connection) when that is a wildcard address.
+    /// Flight address that clients and other nodes are told, `grpc://host:port` however it was written. Default: the bound
+    /// one, or none (the client's own connection) when that is a wildcard address.
     pub advertise: Option<String>,
     /// The cluster that the node is part of.
     pub cluster: ClusterSettings,
@@ -77,7 +78,7 @@ pub struct Settings {
     pub job_history: Duration,
     /// Decoded bytes that one endpoint covers. Default 256 MiB.
     pub endpoint_bytes: u64,
-    /// DoGet streams that may be open at once. Default 4096.
+    /// Streams of rows that may be open at once, by DoGet and shared memory together. Default 4096.
     pub max_streams: usize,
     /// How long a client may take nothing of what is ready for it before its stream is let go of. Default 5 minutes:
     /// a training job may look away from its data for a while.
@@ -122,11 +123,11 @@ impl Settings {
         check(&written).map_err(refuse)?;
         let absolute =
             |key: &str, path: &Path| std::path::absolute(path).map_err(|error| (key.to_owned(), error.to_string()));
-        let mounts = written.mounts.iter().map(|(path, mount)| resolve_mount(path, mount));
-        let mounts = mounts.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
+        let mounts = resolve_mounts(&written.mounts).map_err(refuse)?;
         let roots = written.file_roots.iter().map(|root| absolute("file_roots", root));
         let roots = roots.collect::<Result<Vec<_>, _>>().map_err(refuse)?;
         let data_dir = absolute("data_dir", &written.data_dir).map_err(refuse)?;
+        let advertise = written.advertise.as_deref().map(address::flight_uri).transpose();
         Ok(Self {
             cluster: ClusterSettings::resolve(&written).map_err(refuse)?,
             sql: sql::resolve(&written).map_err(refuse)?,
@@ -148,7 +149,7 @@ impl Settings {
             data_dir,
             flight: written.flight,
             admin: written.admin,
-            advertise: written.advertise,
+            advertise: advertise.map_err(|reason| refuse(("advertise".to_owned(), reason)))?,
             insecure: written.insecure,
             local_sockets: written.local_sockets,
             file_roots: with_mounted_folders(roots, &mounts),
@@ -316,6 +317,18 @@ fn within<T: PartialOrd>(
     }
     let (value, least, most) = (text(&value), text(range.start()), text(range.end()));
     Err((key.to_owned(), format!("{value} is outside {least} to {most}")))
+}
+
+fn resolve_mounts(written: &BTreeMap<String, WrittenMount>) -> Result<Vec<Mount>, Refused> {
+    let mut places = BTreeSet::new();
+    let resolved = written.iter().map(|(path, mount)| {
+        let mount = resolve_mount(path, mount)?;
+        match places.insert(mount.path.clone()) {
+            true => Ok(mount),
+            false => Err((format!("mounts.{path}"), format!("{} is given twice", mount.path))),
+        }
+    });
+    resolved.collect()
 }
 
 fn resolve_mount(path: &str, written: &WrittenMount) -> Result<Mount, Refused> {

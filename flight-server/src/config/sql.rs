@@ -9,7 +9,7 @@ use super::written::Written;
 use crate::sql::limits::SqlLimits;
 
 /// Less, and no join of anything fits.
-const MIN_MEMORY_BYTES: u64 = 4 << 20;
+pub(crate) const MIN_MEMORY_BYTES: u64 = 4 << 20;
 /// A query may take a working day, not a month.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(24 * 3600);
 const QUERIES: RangeInclusive<usize> = 1..=10_000;

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use crate::streams::pause_after;
 use crate::ticket::SqlOptions;
 
 /// When a stream is cut.
@@ -47,10 +48,6 @@ pub(super) struct Terms {
     /// Pauses the scan behind the stream, where that can be.
     pub(super) pause: Option<Pause>,
 }
-
-/// How long a client may take nothing before its scan is paused; half of the stall timeout where that is shorter. A pause costs
-/// a row group that is read again, so it is longer than a step of training takes.
-const PAUSE_AFTER: Duration = Duration::from_secs(10);
 
 /// What is known of one connection: its DoGet streams, and the session of a client that keeps no cookies.
 #[derive(Debug, Default)]
@@ -234,7 +231,7 @@ impl<S> Shared<S> {
 
 async fn watch<S>(shared: Arc<Shared<S>>, terms: Terms) {
     let place = Place::take(terms.connection, terms.stall_timeout);
-    let pause_after = PAUSE_AFTER.min(terms.stall_timeout / 2);
+    let pause_after = pause_after(terms.stall_timeout);
     loop {
         let (now, idle) = (Instant::now(), shared.flow.idle());
         if terms.deadline.is_some_and(|deadline| deadline <= now) {

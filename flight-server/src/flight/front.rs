@@ -100,7 +100,7 @@ async fn do_get(
     let ticket = read_ticket(body).await?;
     let mut request = tonic::Request::new(ticket);
     *request.metadata_mut() = MetadataMap::from_headers(parts.headers);
-    let stall_timeout = door.limits.stall_timeout;
+    let stall_timeout = door.streams.stall_timeout();
     let (metadata, messages, mut found) = door.messages(request).await?.into_parts();
     let terms = Terms {
         stall_timeout,

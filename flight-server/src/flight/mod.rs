@@ -38,7 +38,6 @@ mod wire;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::ipc::writer::IpcWriteOptions;
 use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
@@ -47,12 +46,12 @@ use arrow_flight::{
     PollInfo, PutResult, SchemaAsIpc, SchemaResult, Ticket,
 };
 use futures::{Stream, StreamExt, stream};
-use tokio::sync::Semaphore;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::ServiceError;
 use crate::node::Node;
+use crate::streams::Streams;
 
 pub use buffers::Buffers;
 use describe::Asked;
@@ -75,29 +74,15 @@ type BoxedStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone)]
 pub struct FlightDoor {
     node: Arc<Node>,
-    limits: StreamLimits,
-    /// One permit for each DoGet stream that may be open.
-    streams: Arc<Semaphore>,
-}
-
-/// What DoGet streams may take.
-#[derive(Debug, Clone)]
-pub struct StreamLimits {
-    /// How many may be open at once; a further one is UNAVAILABLE.
-    pub max_streams: usize,
-    /// How long a client may take nothing of what is ready for it; its stream is let go of then.
-    pub stall_timeout: Duration,
+    /// Those of DoGet are among them.
+    streams: Streams,
 }
 
 impl FlightDoor {
     /// The door of `node`.
     #[must_use]
-    pub fn new(node: Arc<Node>, limits: StreamLimits) -> Self {
-        Self {
-            node,
-            streams: Arc::new(Semaphore::new(limits.max_streams)),
-            limits,
-        }
+    pub fn new(node: Arc<Node>, streams: Streams) -> Self {
+        Self { node, streams }
     }
 
     /// The gRPC service, with the limits on messages set.
@@ -116,8 +101,7 @@ impl FlightDoor {
         let limit = encode::message_limit(request.metadata())?;
         let asked = wire::Wire::asked(request.metadata())?;
         observe::call("DoGet", request, |ticket| async move {
-            let place = Arc::clone(&self.streams).try_acquire_owned();
-            let place = place.map_err(|_| too_many(self.limits.max_streams))?;
+            let place = self.streams.enter()?;
             let answer = get::stream(Arc::clone(&self.node), &ticket.ticket, limit, asked).await?;
             let messages = observe::stream(answer.messages, place).boxed() as BoxedStream<Message>;
             let mut response = Response::new(messages);
@@ -149,10 +133,7 @@ impl FlightDoor {
 
     async fn schema(&self, descriptor: &FlightDescriptor, caller: &Caller) -> Result<SchemaResult, ServiceError> {
         let schema = match describe::asked(descriptor)? {
-            Asked::Scan(spec) => {
-                let dataset = self.node.dataset(&spec.path).await?;
-                crate::plan::output_schema(&dataset.schema, &spec)?
-            }
+            Asked::Scan(spec) => self.node.answer_schema(&spec).await?,
             Asked::Sql(command) => sql::schema(&self.node, caller, *command).await?,
         };
         let answer = SchemaResult::try_from(SchemaAsIpc::new(&schema, &IpcWriteOptions::default()));
@@ -194,12 +175,6 @@ impl FlightDoor {
 
 /// What an action gives.
 type Acted = Result<Response<BoxedStream<arrow_flight::Result>>, Failure>;
-
-fn too_many(streams: usize) -> Status {
-    Status::unavailable(format!(
-        "{streams} DoGet streams are open, which is the most (max_streams); try again"
-    ))
-}
 
 #[tonic::async_trait]
 impl FlightService for FlightDoor {
@@ -298,5 +273,55 @@ impl FlightService for FlightDoor {
             ))
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::streams::StreamLimits;
+    use crate::testing::{Lake, numbers};
+
+    fn door(lake: &Lake) -> FlightDoor {
+        let limits = StreamLimits {
+            max_streams: 64,
+            stall_timeout: Duration::from_secs(60),
+        };
+        FlightDoor::new(Arc::clone(&lake.node), Streams::new(limits))
+    }
+
+    fn scan(json: &str) -> Request<FlightDescriptor> {
+        Request::new(FlightDescriptor::new_cmd(json.to_owned()))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn get_schema_refuses_what_get_flight_info_refuses() {
+        let lake = Lake::of(&[("lake/a.parquet", numbers(3))]).await;
+        let door = door(&lake);
+        for (json, code) in [
+            (r#"{"path": "/lake", "columns": ["x"]}"#, tonic::Code::InvalidArgument),
+            (r#"{"path": "/lake", "filter": "x > 1"}"#, tonic::Code::InvalidArgument),
+            (r#"{"path": "/lake", "filter": "n >"}"#, tonic::Code::InvalidArgument),
+            (r#"{"path": "/lake", "snapshot": "another"}"#, tonic::Code::Aborted),
+            (
+                r#"{"path": "/lake", "parts": [["b.parquet", [0]]]}"#,
+                tonic::Code::NotFound,
+            ),
+            (
+                r#"{"path": "/lake", "parts": [["a.parquet", [7]]]}"#,
+                tonic::Code::InvalidArgument,
+            ),
+        ] {
+            let refused = door.get_flight_info(scan(json)).await.unwrap_err();
+            assert_eq!(refused.code(), code, "{json}: {refused}");
+            let told = door.get_schema(scan(json)).await.unwrap_err();
+            assert_eq!((told.code(), told.message()), (code, refused.message()), "{json}");
+        }
+        let whole = r#"{"path": "/lake", "columns": ["n"], "filter": "n > 1", "parts": [["a.parquet", [0]]]}"#;
+        let told = door.get_schema(scan(whole)).await.unwrap().into_inner();
+        let schema = arrow::datatypes::Schema::try_from(&told).unwrap();
+        assert_eq!(schema.fields().len(), 1);
     }
 }

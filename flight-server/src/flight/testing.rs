@@ -9,9 +9,10 @@ use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use futures::TryStreamExt;
 
+use super::FlightDoor;
 use super::message::Message;
-use super::{FlightDoor, StreamLimits};
 use crate::node::Node;
+use crate::streams::{StreamLimits, Streams};
 
 /// The batches of a ticket.
 pub(crate) async fn do_get(node: &Arc<Node>, ticket: &[u8]) -> Vec<RecordBatch> {
@@ -19,7 +20,7 @@ pub(crate) async fn do_get(node: &Arc<Node>, ticket: &[u8]) -> Vec<RecordBatch> 
         max_streams: 64,
         stall_timeout: Duration::from_secs(60),
     };
-    let door = FlightDoor::new(Arc::clone(node), limits);
+    let door = FlightDoor::new(Arc::clone(node), Streams::new(limits));
     let request = tonic::Request::new(Ticket::new(ticket.to_vec()));
     let messages = door.messages(request).await.unwrap().into_inner();
     let data = messages.map_ok(Message::into_flight_data).map_err(FlightError::from);

@@ -6,9 +6,11 @@
 //! Two futures share a connection: one reads what the client says, so that releases and hang-ups are seen while a stream is
 //! under way, the other writes. Whichever ends takes the other with it, and all leases go.
 //!
-//! Pull-based: a batch is taken from the scan when the frames before it are with the kernel.
+//! Pull-based: a batch is taken from the scan when the frames before it are with the kernel. A client that takes its time over
+//! one has the scan paused meanwhile, and one that takes nothing at all for the stall timeout is cut.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +19,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BufMut;
 use futures::StreamExt;
 use jetbridge_cache::chunk::Segment;
-use jetbridge_cache::scan::ScanBatch;
+use jetbridge_cache::scan::{Pause, ScanBatch};
 use metrics::{counter, gauge};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -35,13 +37,12 @@ use crate::flight::code_name;
 use crate::listen::{greeted, serve_each};
 use crate::node::Node;
 use crate::redeem;
+use crate::streams::Streams;
 
 /// Connections that are open at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
 /// A frame that has begun comes whole within this time.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
-/// A client that takes nothing for so long, while there is something for it, is cut.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is read of a header at once; what a client announces is not believed before it comes.
 const READ_BYTES: usize = 64 << 10;
 /// All clients together may hold one part in this many of the cache's budget.
@@ -52,23 +53,24 @@ const LEASE_SHARE: u64 = 2;
 pub struct Door {
     node: Arc<Node>,
     leases: Arc<Leases>,
-    patience: Duration,
+    /// Those of this door are among them.
+    streams: Streams,
 }
 
 impl Door {
     /// The door of `node`. What clients hold may be half of its cache's budget; beyond that they are sent bytes.
     #[must_use]
-    pub fn new(node: Arc<Node>) -> Self {
+    pub fn new(node: Arc<Node>, streams: Streams) -> Self {
         let limit_bytes = node.cache.budget_bytes() / LEASE_SHARE;
-        Self::with(node, limit_bytes, STALL_TIMEOUT)
+        Self::with(node, limit_bytes, streams)
     }
 
-    /// A door with a limit of its own on leases, and for clients that stall.
-    pub(super) fn with(node: Arc<Node>, limit_bytes: u64, patience: Duration) -> Self {
+    /// A door with a limit of its own on leases.
+    pub(super) fn with(node: Arc<Node>, limit_bytes: u64, streams: Streams) -> Self {
         Self {
             node,
             leases: Leases::new(limit_bytes),
-            patience,
+            streams,
         }
     }
 
@@ -198,10 +200,14 @@ impl Connection<'_> {
         }
     }
 
-    /// Sends the rows of a ticket; what is left to say is how the stream ended.
+    /// Sends the rows of a ticket, where there is a place for one more stream; what is left to say is how it ended.
     async fn stream(&self, ticket: &[u8], cancelled: &CancellationToken) -> io::Result<Answer> {
-        let _open = Counted::new("jetbridge_memory_streams");
-        let (code, end) = match self.rows(ticket, cancelled).await {
+        let sent = async {
+            let _place = self.door.streams.enter()?;
+            let _open = Counted::new("jetbridge_memory_streams");
+            self.rows(ticket, cancelled).await
+        };
+        let (code, end) = match sent.await {
             Ok(batches) => (Code::Ok, Answer::End { batches }),
             Err(Failed::Status(status)) => (status.code(), error(&status)),
             Err(Failed::Io(error)) => return Err(error),
@@ -229,9 +235,23 @@ impl Connection<'_> {
                 next = rows.batches.next() => next,
             };
             let Some(batch) = next else { return Ok(batches) };
-            self.batch(batches, &batch?).await?;
+            let batch = batch?;
+            self.unhurried(self.batch(batches, &batch), &rows.pause).await?;
             batches += 1;
         }
+    }
+
+    /// What `sending` comes to. Where the client takes its time, what the scan holds ahead is let go of until it is asked again.
+    async fn unhurried<T>(&self, sending: impl Future<Output = T>, scan: &Pause) -> T {
+        let mut sending = pin!(sending);
+        let hurried = tokio::time::timeout(self.door.streams.pause_after(), &mut sending);
+        if let Ok(sent) = hurried.await {
+            return sent;
+        }
+        if scan.pause() {
+            counter!("jetbridge_memory_streams_paused_total").increment(1);
+        }
+        sending.await
     }
 
     /// Hands over what the client does not have yet of a batch, then sends the batch.
@@ -272,7 +292,8 @@ impl Connection<'_> {
 
     async fn say(&self, answer: &Answer, inline: &Inline, segments: &[Arc<Segment>]) -> Result<(), Failed> {
         let head = wire::head(answer, inline.bytes())?;
-        Ok(send(self.stream, &head, inline, segments, self.door.patience).await?)
+        let patience = self.door.streams.stall_timeout();
+        Ok(send(self.stream, &head, inline, segments, patience).await?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The protocol's promises, each by a test: a real node over Parquet files, its socket, and the client.
 
+mod limits;
 mod raw;
 
 use std::io::Write;
@@ -30,6 +31,7 @@ use crate::flight::testing::do_get;
 use crate::node::Node;
 use crate::redeem::Sealer;
 use crate::request::ScanSpec;
+use crate::streams::{StreamLimits, Streams};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -49,10 +51,17 @@ struct Flags {
 }
 
 async fn served(files: &[RecordBatch]) -> Served {
-    served_with(files, u64::MAX, PATIENCE).await
+    served_with(files, u64::MAX, streams(64, PATIENCE)).await
 }
 
-async fn served_with(files: &[RecordBatch], limit_bytes: u64, patience: Duration) -> Served {
+fn streams(max_streams: usize, stall_timeout: Duration) -> Streams {
+    Streams::new(StreamLimits {
+        max_streams,
+        stall_timeout,
+    })
+}
+
+async fn served_with(files: &[RecordBatch], limit_bytes: u64, streams: Streams) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let (data, lake) = (folder.path().join("data"), folder.path().join("lake"));
     std::fs::create_dir_all(&data).unwrap();
@@ -80,7 +89,7 @@ async fn served_with(files: &[RecordBatch], limit_bytes: u64, patience: Duration
     };
     let settings = config::load(&flags, [], &machine).unwrap().settings;
     let node = Arc::new(Node::open(&settings, Role::All, Places::default()).await.unwrap());
-    let door = Door::with(Arc::clone(&node), limit_bytes, patience);
+    let door = Door::with(Arc::clone(&node), limit_bytes, streams);
     let socket = folder.path().join("memory.sock");
     let stop = CancellationToken::new();
     tokio::spawn(serve(UnixListener::bind(&socket).unwrap(), door.clone(), stop.clone()));
@@ -445,7 +454,7 @@ async fn a_long_stream_does_not_pile_up_leases() {
 #[tokio::test(flavor = "multi_thread")]
 async fn over_the_limit_of_leases_rows_come_inline() {
     for (limit_bytes, shares) in [(0, false), (900_000, true)] {
-        let served = served_with(&[rows(7, 100_000)], limit_bytes, PATIENCE).await;
+        let served = served_with(&[rows(7, 100_000)], limit_bytes, streams(64, PATIENCE)).await;
         let ticket = served.warmed().await;
         let (mut client, mut other) = (served.client(), served.client());
         let answers = [read(&mut client, &ticket).unwrap(), read(&mut other, &ticket).unwrap()];
@@ -531,20 +540,6 @@ async fn nonsense_is_refused() {
         joined(&read(&mut served.client(), &ticket).unwrap().batches),
         rows(7, 10)
     );
-}
-
-/// A client that does not read is cut, and holds nothing then.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_does_not_read_is_cut() {
-    let served = served_with(&[rows(7, 400_000)], 4_000_000, Duration::from_secs(2)).await;
-    let ticket = served.warmed().await;
-    let mut stream = UnixStream::connect(&served.socket).unwrap();
-    // The numbers go by segment; the texts are over the limit, and fill the socket.
-    say(&mut stream, &get(&ticket));
-    eventually("a lease", || served.door.leased_bytes() > 0).await;
-    eventually("the end of the lease", || served.door.leased_bytes() == 0).await;
-    let heard = block_in_place(|| hear_stream(&mut stream));
-    assert!(!heard.last().unwrap().starts_with(r#"{"end""#));
 }
 
 /// The schema is byte by byte the one of FlightInfo.

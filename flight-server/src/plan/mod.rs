@@ -11,6 +11,7 @@
 mod parts;
 mod placed;
 mod prune;
+mod replicas;
 mod runs;
 mod splits;
 
@@ -28,6 +29,7 @@ use crate::request::ScanSpec;
 
 pub use placed::{Lineage, Owners, Placed, Placements};
 pub(crate) use prune::file_bounds;
+pub use replicas::Replicas;
 pub(crate) use runs::{MAX_RUN_FILES, read_columns};
 pub use runs::{Run, RunFile};
 
@@ -166,7 +168,21 @@ pub async fn row_groups(
     Ok(found.collect())
 }
 
-/// The schema of a scan's answer.
+/// The schema of a scan's answer, where the scan could be planned as far as that is known without reading.
+///
+/// # Errors
+/// As [`plan`], but for files that have to be read for it.
+pub fn answer_schema(dataset: &Dataset, spec: &ScanSpec) -> Result<SchemaRef, ServiceError> {
+    check_snapshot(dataset, spec)?;
+    let output = output_schema(&dataset.schema, spec)?;
+    predicate(dataset, spec)?;
+    if let Some(parts) = &spec.parts {
+        parts::named(dataset, parts)?;
+    }
+    Ok(output)
+}
+
+/// The columns of a scan's answer, whatever else it asks for.
 ///
 /// # Errors
 /// A column that the dataset does not have.

@@ -9,7 +9,7 @@ use jetbridge_catalog::path::NsPath;
 use jetbridge_catalog::placement::{FileKey, Placement, SplitKey, SplitLoad};
 use moka::sync::Cache as Moka;
 
-use super::splits;
+use super::{Replicas, splits};
 use crate::dataset::Dataset;
 
 /// The slots of those who own a split: the owner, then its replicas. Empty where no worker has a seat.
@@ -29,9 +29,9 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Places the splits of `dataset`.
+    /// Places the splits of `dataset`, each with as many replicas as are said of its file.
     #[must_use]
-    pub fn new(placement: &Placement, dataset: &Dataset, replicas: usize) -> Self {
+    pub fn new(placement: &Placement, dataset: &Dataset, replicas: &Replicas) -> Self {
         let bounds: Vec<(usize, Vec<splits::SplitBounds>)> = dataset
             .files
             .iter()
@@ -49,7 +49,8 @@ impl Placed {
                 })
             })
             .collect();
-        let assigned = placement.assign(&loads, replicas);
+        // The owner of a split is the same whatever its replicas, which follow from it alone.
+        let assigned = placement.assign(&loads, 1);
         let mut placed = Self {
             placement: placement.clone(),
             files: dataset
@@ -59,18 +60,34 @@ impl Placed {
                 .collect(),
             owners: Vec::new(),
         };
-        let mut known: HashMap<&[u32], u32> = HashMap::new();
-        let mut assigned = assigned.iter();
+        let mut known: HashMap<Owners, u32> = HashMap::new();
+        let mut assigned = loads.iter().zip(assigned.iter());
+        let mut slots: Vec<u32> = Vec::new();
         for (file, splits) in bounds {
-            for (split, slots) in splits.into_iter().zip(assigned.by_ref()) {
-                let list = *known.entry(slots).or_insert_with(|| {
-                    placed.owners.push(slots.into());
-                    u32::try_from(placed.owners.len() - 1).unwrap_or(u32::MAX)
-                });
+            let copies = replicas.of(&dataset.files[file].path);
+            for (split, (load, owner)) in splits.into_iter().zip(assigned.by_ref()) {
+                slots.clear();
+                slots.extend_from_slice(owner);
+                if let (&[owner], 2..) = (owner, copies) {
+                    slots.extend(placement.replicas(owner, load.key(), copies - 1));
+                }
+                let list = placed.list_of(&slots, &mut known);
                 placed.files[file].1.push((split.row_groups.end, list));
             }
         }
         placed
+    }
+
+    /// The position of a list of owners, which is kept once.
+    fn list_of(&mut self, slots: &[u32], known: &mut HashMap<Owners, u32>) -> u32 {
+        if let Some(&list) = known.get(slots) {
+            return list;
+        }
+        let list = u32::try_from(self.owners.len()).unwrap_or(u32::MAX);
+        let owners = Owners::from(slots);
+        self.owners.push(Arc::clone(&owners));
+        known.insert(owners, list);
+        list
     }
 
     /// Where a row group is, if its file could be read.
@@ -142,7 +159,7 @@ pub struct Placements {
 #[derive(Debug, Clone)]
 struct Known {
     dataset: Arc<Dataset>,
-    replicas: usize,
+    replicas: Arc<Replicas>,
     placed: Arc<Placed>,
 }
 
@@ -157,7 +174,7 @@ impl Default for Placements {
 
 impl Placements {
     /// The owners of the splits of a snapshot, as the cluster is seen now.
-    pub fn lineage(&self, view: View, dataset: &Arc<Dataset>, replicas: usize) -> Lineage {
+    pub fn lineage(&self, view: View, dataset: &Arc<Dataset>, replicas: &Replicas) -> Lineage {
         Lineage {
             now: self.of(&view.placement, dataset, replicas),
             before: view
@@ -170,21 +187,59 @@ impl Placements {
     }
 
     /// The owners of the splits of a snapshot.
-    fn of(&self, placement: &Placement, dataset: &Arc<Dataset>, replicas: usize) -> Arc<Placed> {
+    fn of(&self, placement: &Placement, dataset: &Arc<Dataset>, replicas: &Replicas) -> Arc<Placed> {
         let key = (dataset.path.clone(), placement.epoch());
         if let Some(known) = self.known.get(&key)
             && Arc::ptr_eq(&known.dataset, dataset)
-            && known.replicas == replicas
+            && *known.replicas == *replicas
         {
             return known.placed;
         }
         let placed = Arc::new(Placed::new(placement, dataset, replicas));
         let known = Known {
             dataset: Arc::clone(dataset),
-            replicas,
+            replicas: Arc::new(replicas.clone()),
             placed: Arc::clone(&placed),
         };
         self.known.insert(key, known);
         placed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jetbridge_catalog::placement::{Seat, Seats};
+
+    use super::*;
+    use crate::testing::{Lake, numbers};
+
+    fn placement(workers: usize) -> Placement {
+        let seat = |number: usize| Seat {
+            id: format!("{number:036}").parse().unwrap(),
+            weight: 1,
+        };
+        Placement::new(1, Seats::new((0..workers).map(seat).collect()).unwrap())
+    }
+
+    fn owners(placed: &Placed, file: usize) -> Vec<Owners> {
+        placed.splits(file).map(|(_, owners)| owners).collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_file_has_as_many_owners_as_its_own_mount_says() {
+        let lake = Lake::of(&[("lake/a.parquet", numbers(3)), ("hot/b.parquet", numbers(3))]).await;
+        lake.mount("/lake/hot", "hot", &[("replicas", "3")]).await;
+        let dataset = lake.node.dataset("/lake").await.unwrap();
+        let paths: Vec<&str> = dataset.files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["/lake/a.parquet", "/lake/hot/b.parquet"]);
+        let replicas = Replicas::of_mounts(&lake.node.namespace.table(), &dataset.path).unwrap();
+        for workers in [0, 1, 2, 5] {
+            let placement = placement(workers);
+            let [one, three] = [1, 3].map(|count| Placed::new(&placement, &dataset, &Replicas::all(count)));
+            let placed = Placed::new(&placement, &dataset, &replicas);
+            assert_eq!(owners(&placed, 0), owners(&one, 0), "{workers} workers");
+            assert_eq!(owners(&placed, 1), owners(&three, 1), "{workers} workers");
+            assert_eq!(owners(&placed, 1)[0].len(), workers.min(3));
+        }
     }
 }

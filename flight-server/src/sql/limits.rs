@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ServiceError;
 
-/// The bounds of all queries of a node.
+/// The bounds of all queries of a node. A statement that is no more than a scan of one dataset is none: it is answered with that
+/// scan's endpoints, for which the bounds of streams hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqlLimits {
     /// Bytes that all queries together may hold besides what the cache holds, within the node's byte budget.

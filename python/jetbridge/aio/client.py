@@ -277,5 +277,11 @@ class AsyncClient:
     def __reduce__(self) -> tuple[type[AsyncClient], tuple[str, Options]]:
         return type(self), (self._uri, self._options)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AsyncClient) and (self._uri, self._options) == (other._uri, other._options)
+
+    def __hash__(self) -> int:
+        return hash((self._uri, self._options))
+
     def __repr__(self) -> str:
         return f"<AsyncClient {self.uri}{' (closed)' if self.closed else ''}>"

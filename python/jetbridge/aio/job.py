@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import TYPE_CHECKING
 
 from jetbridge import _calls, _html, _native
@@ -51,8 +52,10 @@ class AsyncJob:
     async def wait(self, timeout: float | None = None, progress: JobProgress = None, check: bool = True) -> JobStatus:
         """Until it is over; as :meth:`jetbridge.Job.wait`."""
         with JobBars(progress) as bars:
-            async for status in self._events(timeout):
-                bars.show(status)
+            # A function that raises ends the watch, too.
+            async with contextlib.aclosing(self._events(timeout)) as events:
+                async for status in events:
+                    bars.show(status)
         return checked(self._last) if check else self._last
 
     async def cancel(self) -> JobStatus:
@@ -64,7 +67,7 @@ class AsyncJob:
         """How it stands, now and each time that its progress is written down, until it is over."""
         return self._events(None)
 
-    async def _events(self, timeout: float | None) -> AsyncIterator[JobStatus]:
+    async def _events(self, timeout: float | None) -> AsyncGenerator[JobStatus, None]:
         deadline = Deadline(timeout)
         lost = Lost()
         while True:
@@ -86,6 +89,9 @@ class AsyncJob:
     async def _next(self, watch: _native.Watch, deadline: Deadline) -> JobStatus | None:
         try:
             return read_status(await asyncio.wait_for(finish_async(watch.next()), deadline.left()))
+        except JetbridgeError:
+            # One that is a TimeoutError, too, tells of a call, and not of this wait.
+            raise
         except asyncio.TimeoutError:
             raise still_running(self._last) from None
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from jetbridge import _convert, _memory, _native
@@ -83,7 +84,7 @@ class AsyncRows(ABC):
         """All rows as a pandas data frame, which is made in a thread."""
         needed("pandas", "to_pandas()")
         needed("pyarrow", "to_pandas()")
-        factor = _convert.PANDAS_FACTOR.get(dtype_backend, 1.0)
+        factor = _convert.check_pandas(dtype_backend, date_as_object)
         table = await self._collect("to_pandas()", factor, progress, check_memory)
         return await asyncio.to_thread(_convert.to_pandas, table, dtype_backend, date_as_object)
 
@@ -105,8 +106,10 @@ class AsyncRows(ABC):
     async def to_batches(self, *, progress: ReadProgress = None) -> AsyncIterator[pa.RecordBatch]:
         """The rows as pyarrow record batches, as they come."""
         convert = needed("pyarrow", "to_batches()").record_batch
-        async for batch in self._batches(progress):
-            yield convert(batch)
+        # Else what is left early would be closed when the loop comes to it.
+        async with contextlib.aclosing(self._batches(progress)) as batches:
+            async for batch in batches:
+                yield convert(batch)
 
     def __aiter__(self) -> AsyncIterator[_native.RecordBatch]:
         return self._batches(False)
@@ -114,7 +117,7 @@ class AsyncRows(ABC):
     def _stream(self, plan: _native.Plan) -> _native.Stream:
         return self._connection.read(plan, None, self._ordered)
 
-    async def _batches(self, progress: ReadProgress) -> AsyncIterator[_native.RecordBatch]:
+    async def _batches(self, progress: ReadProgress) -> AsyncGenerator[_native.RecordBatch, None]:
         plan = await wait(self._planned())
         stream = self._stream(plan)
         try:

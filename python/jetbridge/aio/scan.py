@@ -96,6 +96,7 @@ class AsyncScan(AsyncRows):
         every: float | str | None = None,
     ) -> AsyncJob:
         """Loads the data into the workers' caches; the options are those of :meth:`jetbridge.Scan.preload`."""
+        self._spec.check_preloadable()
         return await self._client.preload(
             self.path,
             columns=columns if columns is not None else self._spec.columns,
@@ -117,6 +118,7 @@ class AsyncScan(AsyncRows):
         self, *, tier: Tier | None = None, replicas: int | None = None, metadata_only: bool = False
     ) -> PreloadEstimate:
         """What a preload would load on each worker, and whether it fits."""
+        self._spec.check_preloadable()
         return await self._client.preload_estimate(
             self.path,
             columns=self._spec.columns,
@@ -141,6 +143,15 @@ class AsyncScan(AsyncRows):
     def _planned(self) -> Call[_native.Plan]:
         return _calls.plan(self._connection, self._spec.body)
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._spec == other._spec and self._client == other._client
+
+    def __hash__(self) -> int:
+        return hash(self._spec)
+
+    def __reduce__(self) -> tuple[type[AsyncScan], tuple[AsyncClient, Spec]]:
+        return type(self), (self._client, self._spec)
+
     def __str__(self) -> str:
         return str(self._spec)
 
@@ -148,7 +159,7 @@ class AsyncScan(AsyncRows):
         return f"<{type(self).__name__} {self._spec}>"
 
     def _repr_html_(self) -> str:
-        return _html.titled(repr(self).strip("<>"), self._schema._repr_html_() if self._schema else "")
+        return _html.titled(repr(self).strip("<>"), self._schema._repr_html_() if self._schema is not None else "")
 
 
 class AsyncDataset(AsyncScan):

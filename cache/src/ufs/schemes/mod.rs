@@ -56,15 +56,17 @@ fn client(limits: &UfsLimits, allow_http: bool) -> ClientOptions {
         .with_pool_max_idle_per_host(limits.concurrency)
 }
 
-/// Retries within one request. A try is begun only while it can still end by the deadline.
+/// Retries within one request. A try is begun only while it can still end by the deadline; where one may take nearly all
+/// the time there is, or more, tries are begun in the first half of it all the same: else a single 503 would be the end.
 fn retry(limits: &UfsLimits) -> RetryConfig {
+    let unhurried = limits.retry_timeout.saturating_sub(limits.request_timeout);
     RetryConfig {
         backoff: BackoffConfig {
             max_backoff: MAX_BACKOFF,
             ..BackoffConfig::default()
         },
         max_retries: usize::try_from(limits.max_retries).unwrap_or(usize::MAX),
-        retry_timeout: limits.retry_timeout.saturating_sub(limits.request_timeout),
+        retry_timeout: unhurried.max(limits.retry_timeout / 2),
     }
 }
 

@@ -103,6 +103,9 @@ fn with_credentials(mut builder: AmazonS3Builder, options: &Options<'_>) -> Resu
     if secret.is_some() {
         return Err(options.invalid("access_key_id", "is missing: there is a secret access key without it"));
     }
+    if options.any(&KEYS) {
+        return Err(options.invalid("access_key_id", "is missing: there is a session token without it"));
+    }
     for (name, key) in PROVIDERS {
         if let Some(value) = options.env(&[name]) {
             builder = builder.with_config(key, value);

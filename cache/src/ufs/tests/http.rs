@@ -57,6 +57,49 @@ async fn a_server_without_strong_etags_is_read_whole() {
 }
 
 #[tokio::test]
+async fn a_server_that_says_nothing_is_given_up_by_the_mount_s_own_timeout() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = listener.local_addr().unwrap().to_string();
+    let limits = UfsLimits {
+        max_retries: 2,
+        ..UfsLimits::default()
+    };
+    let context = UfsContext { limits, ..context() };
+    let options = [("timeout", "200ms")];
+    let ufs = Ufs::open_in(spec("http", &silent, "d", &options), &context, &|_| None).unwrap();
+    let key = FileKey {
+        uri: "u".into(),
+        generation: Generation::parse("etag:x").unwrap(),
+        size: 9,
+    };
+    let started = Instant::now();
+    for error in [
+        ufs.head("f").await.unwrap_err(),
+        ufs.get_range("f", &key, 0..9).await.unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), UfsErrorKind::Timeout);
+        assert!(
+            error.to_string().contains("no answer within 0.2 s (3 tries in "),
+            "{error}"
+        );
+    }
+    assert!(started.elapsed() < UfsLimits::default().retry_timeout / 2);
+}
+
+#[tokio::test]
+async fn an_answer_that_began_in_time_may_take_longer_than_one_request() {
+    let content = vec![7_u8; 1 << 16];
+    let sent = content.clone();
+    let server = Server::start(move |request| ranged(&sent, request).paced(Duration::from_millis(200), 8)).await;
+    let ufs = open(spec("http", &server.address, "", &[("timeout", "1s")])).unwrap();
+    let key = ufs.key_of(&ufs.head("f").await.unwrap().unwrap());
+    let started = Instant::now();
+    assert_eq!(ufs.get_range("f", &key, 0..1 << 16).await.unwrap(), content);
+    assert!(started.elapsed() > Duration::from_secs(1));
+    assert_eq!(server.requests().len(), 2);
+}
+
+#[tokio::test]
 async fn a_server_without_listings_says_so_in_time() {
     let (ufs, _server) = mounted(None).await;
     let started = Instant::now();

@@ -41,8 +41,8 @@ fn spec(scheme: &str, authority: &str, key: &str, options: &[(&str, &str)]) -> S
     }
 }
 
-/// A context whose secrets are `env:NAME` -> `secret of NAME`. What fails is tried again for a second; a server that answers
-/// may be as slow as a busy machine is.
+/// A context whose secrets are `env:NAME` -> `secret of NAME`. What fails is tried again a few times, which takes a
+/// second; a server that answers may be as slow as a busy machine is.
 fn context() -> UfsContext {
     UfsContext {
         file_roots: Vec::new(),
@@ -53,7 +53,8 @@ fn context() -> UfsContext {
         limits: UfsLimits {
             connect_timeout: Duration::from_millis(300),
             request_timeout: Duration::from_secs(10),
-            retry_timeout: Duration::from_secs(11),
+            retry_timeout: Duration::from_secs(20),
+            max_retries: 4,
             ..UfsLimits::default()
         },
     }

@@ -69,6 +69,90 @@ fn half_a_key_is_refused_and_the_other_half_is_not_taken_from_the_environment() 
 }
 
 #[test]
+fn a_session_token_alone_is_refused_and_not_dropped_beside_the_keys_of_the_environment() {
+    let environment = |name: &str| name.starts_with("AWS_").then(|| "other".to_owned());
+    let alone = spec("s3", "bucket", "", &[("session_token", "env:T")]);
+    let error = Ufs::open_in(alone, &context(), &environment).unwrap_err();
+    assert_eq!(error.kind(), UfsErrorKind::InvalidOption);
+    assert!(error.to_string().contains("access_key_id is missing"), "{error}");
+}
+
+#[test]
+fn what_the_azure_emulator_has_no_use_for_is_refused_beside_it() {
+    for (option, value) in [
+        ("endpoint", "http://azurite:10000"),
+        ("client_id", "id"),
+        ("client_secret", "env:S"),
+        ("tenant_id", "t"),
+        ("federated_token_file", "/token"),
+    ] {
+        let message = refused("az", &[("use_emulator", "true"), (option, value)]);
+        let expected = format!("option {option} is set and so is use_emulator");
+        assert!(message.contains(&expected), "{message}");
+    }
+    let fits = [
+        ("account_name", "a"),
+        ("bearer_token", "env:S"),
+        ("use_emulator", "true"),
+    ];
+    open(spec("az", "container", "", &fits)).unwrap();
+    let off = [
+        ("account_name", "a"),
+        ("bearer_token", "env:S"),
+        ("use_emulator", "false"),
+        ("endpoint", "https://host"),
+    ];
+    open(spec("az", "container", "", &off)).unwrap();
+}
+
+#[test]
+fn azure_is_signed_in_to_in_one_whole_way() {
+    let (id, tenant) = (("client_id", "i"), ("tenant_id", "t"));
+    let (secret, file) = (("client_secret", "env:S"), ("federated_token_file", "/token"));
+    let bearer = ("bearer_token", "env:S");
+    let cases: [(&[(&str, &str)], &str); 9] = [
+        (
+            &[("access_key", "env:K"), bearer],
+            "bearer_token is set and so is access_key",
+        ),
+        (
+            &[id, tenant, secret, file],
+            "federated_token_file is set and so is client_secret",
+        ),
+        (&[id, secret], "tenant_id is missing: there is client_secret"),
+        (&[tenant, secret], "client_id is missing: there is client_secret"),
+        (&[file], "client_id is missing: there is federated_token_file"),
+        (&[bearer, id], "client_id is set and so is bearer_token"),
+        (&[bearer, tenant], "tenant_id is set and so is bearer_token"),
+        (&[id, tenant], "tenant_id is set without client_secret"),
+        (
+            &[("anonymous", "true"), tenant],
+            "tenant_id is set without client_secret",
+        ),
+    ];
+    for (options, expected) in cases {
+        let message = refused("az", options);
+        assert!(message.contains(expected), "{message}");
+    }
+    for way in [&[id, tenant, secret][..], &[id, tenant, file], &[id], &[tenant]] {
+        let options: Vec<_> = way.iter().copied().chain([("account_name", "a")]).collect();
+        open(spec("az", "container", "", &options)).unwrap();
+    }
+}
+
+#[test]
+fn a_mount_whose_requests_may_take_long_has_time_for_two() {
+    let limits = |timeout: &str| {
+        let options = [("anonymous", "true"), ("timeout", timeout)];
+        let opened = open(spec("s3", "bucket", "", &options)).unwrap();
+        let limits = &opened.0.limits;
+        (limits.request_timeout.as_secs(), limits.retry_timeout.as_secs())
+    };
+    assert_eq!(limits("5s"), (5, 20));
+    assert_eq!(limits("2m"), (120, 240));
+}
+
+#[test]
 fn every_scheme_opens_with_its_options() {
     let keys = [
         ("access_key_id", "id"),

@@ -217,6 +217,39 @@ async fn a_server_that_comes_back_is_retried_and_one_that_does_not_is_named_with
     assert!(error.to_string().contains(" tries in "), "{error}");
 }
 
+/// One 503, where one request may take as long as it may with all its retries, and longer.
+#[tokio::test]
+async fn a_server_that_comes_back_is_retried_however_long_one_request_may_take() {
+    let short = |retry_timeout| UfsContext {
+        limits: UfsLimits {
+            retry_timeout: Duration::from_secs(retry_timeout),
+            ..UfsLimits::default()
+        },
+        ..context()
+    };
+    for (context, timeout) in [
+        (short(10), None),
+        (short(5), None),
+        (short(30), Some("30s")),
+        (short(30), Some("2m")),
+    ] {
+        let asked = AtomicUsize::new(0);
+        let good = s3(objects(&["f"]));
+        let server = Server::start(move |request| match asked.fetch_add(1, Ordering::Relaxed) % 2 {
+            0 => error(503, "SlowDown"),
+            _ => good(request),
+        });
+        let server = server.await;
+        let endpoint = format!("http://{}", server.address);
+        let mut options = vec![("endpoint", endpoint.as_str()), ("allow_http", "true"), ANONYMOUS[0]];
+        options.extend(timeout.map(|timeout| ("timeout", timeout)));
+        let ufs = Ufs::open_in(spec("s3", "bucket", "", &options), &context, &|_| None).unwrap();
+        let info = ufs.head("f").await.unwrap().unwrap();
+        assert_eq!(ufs.get_range("f", &ufs.key_of(&info), 0..1).await.unwrap(), "f");
+        assert_eq!(server.requests().len(), 4);
+    }
+}
+
 #[tokio::test]
 async fn a_cut_body_is_resumed() {
     let content: Vec<u8> = (0..=255).cycle().take(100_000).collect();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
@@ -17,13 +18,15 @@ pub(super) struct Request {
     pub(super) headers: BTreeMap<String, String>,
 }
 
-/// An answer. With `cut`, only so many bytes of the body are sent before the connection closes.
+/// An answer. With `cut`, only so many bytes of the body are sent before the connection closes; with `pace`, the body
+/// comes in so many pieces, with a pause before each.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Vec<u8>,
     pub(super) cut: Option<usize>,
+    pub(super) pace: Option<(Duration, usize)>,
 }
 
 impl Answer {
@@ -33,6 +36,11 @@ impl Answer {
             body: body.into(),
             ..Self::default()
         }
+    }
+
+    pub(super) fn paced(mut self, pause: Duration, pieces: usize) -> Self {
+        self.pace = Some((pause, pieces));
+        self
     }
 
     pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -88,7 +96,11 @@ async fn serve(mut socket: TcpStream, handler: Handler, log: Arc<Mutex<Vec<Reque
     } else {
         answer.cut.unwrap_or(answer.body.len())
     };
-    socket.write_all(&answer.body[..sent]).await?;
+    let (pause, pieces) = answer.pace.unwrap_or((Duration::ZERO, 1));
+    for piece in answer.body[..sent].chunks(sent.div_ceil(pieces).max(1)) {
+        tokio::time::sleep(pause).await;
+        socket.write_all(piece).await?;
+    }
     socket.shutdown().await
 }
 

@@ -19,7 +19,7 @@ use crate::request::ScanSpec;
 use crate::sql;
 use crate::units;
 
-/// Entries that `namespace.list` gives unless asked for fewer.
+/// Entries that `namespace.list` gives unless asked for fewer, and the most that it gives.
 const MAX_ENTRIES: usize = 10_000;
 
 /// Answer of `dataset.refresh`.

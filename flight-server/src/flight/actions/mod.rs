@@ -83,7 +83,10 @@ const ACTIONS: &[(&str, &str)] = &[
     ),
     ("cache.unpin", "Let a pinned path be evicted again: {\"path\"}."),
     ("cache.pins", "All pins: {}; path, tier, bytes."),
-    ("namespace.list", "What lies in a folder: {\"path\", \"limit\"}."),
+    (
+        "namespace.list",
+        "What lies in a folder, 10000 entries at the most: {\"path\", \"limit\"}.",
+    ),
     (
         "namespace.stat",
         "What a path is, and its dataset if it is one: {\"path\"}.",

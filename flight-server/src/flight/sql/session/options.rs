@@ -72,7 +72,8 @@ pub(super) fn set_text(options: &mut SqlOptions, name: &str, text: &str) -> Resu
         CATALOG_NAME => return Err(format!("there is no catalog {text:?}; the one there is is {CATALOG:?}")),
         SCHEMA_NAME if (1..=MAX_SCHEMA_BYTES).contains(&text.len()) => options.schema = Some(text.to_owned()),
         SCHEMA_NAME => return Err(format!("a schema's name has 1 to {MAX_SCHEMA_BYTES} bytes")),
-        TIMEOUT_NAME => options.timeout_ms = Some(millis(text)?),
+        // No limit is what holds where nothing is set, so that both are answered alike.
+        TIMEOUT_NAME => options.timeout_ms = Some(millis(text)?).filter(|&limit| limit > 0),
         _ => options.batch_rows = Some(rows(text)?),
     }
     Ok(())
@@ -157,6 +158,16 @@ mod tests {
             assert!(set_text(&mut options, name, text).is_err(), "{name} {text}");
         }
         assert_eq!(options, SqlOptions::default());
+    }
+
+    #[test]
+    fn a_timeout_of_zero_is_none() {
+        for text in ["0", "0.0", "0s"] {
+            let mut options = SqlOptions::default();
+            set_text(&mut options, TIMEOUT_NAME, "90s").unwrap();
+            set_text(&mut options, TIMEOUT_NAME, text).unwrap();
+            assert_eq!(options, SqlOptions::default(), "{text}");
+        }
     }
 
     #[test]
