@@ -38,6 +38,8 @@ MATURIN := $(JETBRIDGE_VENV)/bin/maturin build --manifest-path python/Cargo.toml
 SF ?= 1
 # More words for pytest, e.g. `make test PYTEST="-k types -x"`.
 PYTEST ?=
+# How many processes share the Python tests; each has servers of its own, so that more want memory: 4 GB each.
+PYTEST_PROCESSES ?= 3
 # More words for the benchmark, e.g. `make bench BENCH="--only sql --rounds 3"`.
 BENCH ?=
 # More words for `jetbridge serve`, e.g. `make serve SERVE="--mount /lake=file:///data"`.
@@ -73,7 +75,8 @@ test-torch: python-package ## The tests of jetbridge.torch, in an environment of
 
 .PHONY: test
 test: test-rust python-package test-torch ## Every test, Rust and Python, but those marked long
-	@$(VENV_PYTHON) -m pytest -c tests/python/pytest.ini -m "not long" $(PYTEST) tests/python
+	@$(VENV_PYTHON) -m pytest -c tests/python/pytest.ini -m "not long" --numprocesses $(PYTEST_PROCESSES) \
+		--dist loadfile $(PYTEST) tests/python
 
 .PHONY: test-rust
 test-rust: $(READY) ## The Rust tests alone

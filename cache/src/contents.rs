@@ -1,6 +1,7 @@
 //! What the tiers hold of which files, and letting go of it. Nothing here reads, touches or loads anything.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::time::SystemTime;
 
 use crate::Cache;
@@ -36,16 +37,53 @@ pub struct HeldColumn {
     pub decoded_bytes: u64,
 }
 
+/// Where something is held of one file version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldParts {
+    /// Which.
+    pub file: FileId,
+    /// Where in the file pages are held, ascending; see [`PageTier::held_ranges`](crate::page::PageTier::held_ranges).
+    pub ranges: Vec<Range<u64>>,
+    /// Row groups of which columns are held decoded.
+    pub row_groups: BTreeSet<RowGroup>,
+}
+
 impl Cache {
     /// The file versions that anything is held of, by URI; without those of URIs too long to be written down on disk.
     #[must_use]
     pub fn held_files(&self) -> Vec<HeldFile> {
-        let keys = self.engine.pages.files().into_iter().chain(self.engine.chunks.files());
-        let files: HashMap<FileId, FileKey> = keys.map(|key| (key.id(), key)).collect();
-        let mut held: Vec<_> = files.into_values().map(|key| self.held_file(key)).collect();
+        let mut held: Vec<_> = self.held_keys().into_values().map(|key| self.held_file(key)).collect();
         held.retain(|file| file.raw_bytes + file.decoded_bytes > 0);
         held.sort_by(|a, b| a.key.uri.cmp(&b.key.uri));
         held
+    }
+
+    /// Where something is held of the file versions whose URIs begin with `prefix`; without those that [`Cache::held_files`]
+    /// leaves out.
+    #[must_use]
+    pub fn held_parts(&self, prefix: &str) -> Vec<HeldParts> {
+        let mut files = self.held_keys();
+        files.retain(|_, key| key.uri.starts_with(prefix));
+        let parts_of = |(file, key): (FileId, FileKey)| HeldParts {
+            file,
+            ranges: self.engine.pages.held_ranges(&key),
+            row_groups: self
+                .engine
+                .chunks
+                .held(file)
+                .iter()
+                .map(|(chunk, _)| chunk.row_group)
+                .collect(),
+        };
+        let mut held: Vec<HeldParts> = files.into_iter().map(parts_of).collect();
+        held.retain(|parts| !parts.ranges.is_empty() || !parts.row_groups.is_empty());
+        held
+    }
+
+    /// The file versions that something may be held of.
+    fn held_keys(&self) -> HashMap<FileId, FileKey> {
+        let keys = self.engine.pages.files().into_iter().chain(self.engine.chunks.files());
+        keys.map(|key| (key.id(), key)).collect()
     }
 
     /// The file versions of which pages are being loaded, or wait to be kept: whoever lets go of a file lets go of these too,

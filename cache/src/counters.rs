@@ -66,7 +66,16 @@ pub(crate) struct Lookups {
 impl Lookups {
     /// Counts them for a tier and a mount.
     pub(crate) fn count(self, tier: Tier, mount: &Arc<str>) {
-        let all = [
+        for (tally, name, name_in_bytes) in self.tallies() {
+            // Finding a counter takes longer than counting, and most reads have one kind of lookups alone.
+            if tally.entries > 0 {
+                tally.count(name, name_in_bytes, tier, mount);
+            }
+        }
+    }
+
+    fn tallies(self) -> [(Tally, &'static str, &'static str); 3] {
+        [
             (
                 self.hits,
                 "jetbridge_cache_hits_total",
@@ -82,9 +91,15 @@ impl Lookups {
                 "jetbridge_cache_coalesced_total",
                 "jetbridge_cache_coalesced_bytes_total",
             ),
-        ];
-        for (tally, name, name_in_bytes) in all {
-            tally.count(name, name_in_bytes, tier, mount);
+        ]
+    }
+}
+
+/// Shows the lookups of a mount as 0, until there are some: whoever watches a rate needs a first value.
+pub(crate) fn begin(mount: &Arc<str>) {
+    for tier in [Tier::Page, Tier::Chunk] {
+        for (none, name, name_in_bytes) in Lookups::default().tallies() {
+            none.count(name, name_in_bytes, tier, mount);
         }
     }
 }

@@ -130,7 +130,21 @@ where
         F: Future<Output = T> + Send + 'static,
         G: Future<Output: Send> + Send + 'static,
     {
-        let urgent = CancellationToken::new();
+        self.begin_told(keys, CancellationToken::new(), load, keep)
+    }
+
+    /// The same, of a load that is told by `urgent` when somebody waits for it.
+    pub(crate) fn begin_told<F, G>(
+        &mut self,
+        keys: Vec<K>,
+        urgent: CancellationToken,
+        load: F,
+        keep: impl FnOnce(T) -> G + Send + 'static,
+    ) -> Flight<T>
+    where
+        F: Future<Output = T> + Send + 'static,
+        G: Future<Output: Send> + Send + 'static,
+    {
         let is_nothing = self.is_nothing;
         self.start(keys, urgent, move |landing, sender| async move {
             let landed = load.await;

@@ -25,7 +25,8 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaD
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::SchemaDescriptor;
 
-use self::stored::{FOOTER_HINT_BYTES, TAIL_BYTES};
+pub use self::stored::first_footer_bytes;
+use self::stored::{FOOTER_HINT_BYTES, TAIL_BYTES, When};
 use crate::dialect::{Dialect, leaves_of};
 use crate::error::ReadError;
 use crate::key::{FileId, sum_of, to_u64};
@@ -64,6 +65,8 @@ pub struct RowGroupInfo {
     pub decoded_bytes: Vec<u64>,
     /// The same for each leaf column.
     pub(crate) leaf_bytes: Vec<u64>,
+    /// Where its columns' chunks are in the file, from the first byte of any to the end of the last.
+    pub span: Range<u64>,
 }
 
 /// Bounds of one column, one value a row group, for pruning.
@@ -231,8 +234,9 @@ impl FooterCache {
         }
     }
 
-    /// The footer of this generation of a file; those who ask while it is being read wait for the one read. It waits for
-    /// no errand's pace, since readers may wait for it.
+    /// The footer of this generation of a file; those who ask while it is being read wait for the one read. What is read for an
+    /// errand that has a pace is read at that, and nobody waits for it who does not want to: a reader begins a read of their
+    /// own, which finds that one's loads on their way and makes them urgent.
     pub(crate) async fn get(
         &self,
         file: &OpenFile,
@@ -249,13 +253,35 @@ impl FooterCache {
         }
     }
 
+    /// The footer of a file version, where it is parsed already.
+    pub(crate) async fn at_hand(&self, file: FileId) -> Option<Arc<Footer>> {
+        self.footers.get(&file).await
+    }
+
     async fn get_or_read(&self, file: &OpenFile, pages: &PageTier, pool: &CpuPool) -> Result<Arc<Footer>, ReadError> {
-        let footer = self.footers.try_get_with(file.key.id(), self.read(file, pages, pool));
-        footer.await.map_err(|error: Arc<ReadError>| error.as_ref().clone())
+        let id = file.key.id();
+        let is_paced = file.errand.as_ref().is_some_and(|errand| errand.is_paced());
+        let footer = if is_paced && !self.footers.contains_key(&id) {
+            let found = stored::find(file, (pages, &self.given), &self.limits, When::AtItsPace).await?;
+            self.footers.try_get_with(id, self.keep(file, found, pool)).await
+        } else {
+            self.footers.try_get_with(id, self.read(file, pages, pool)).await
+        };
+        footer.map_err(|error: Arc<ReadError>| error.as_ref().clone())
     }
 
     async fn read(&self, file: &OpenFile, pages: &PageTier, pool: &CpuPool) -> Result<Arc<Footer>, ReadError> {
-        let (found, is_given) = stored::find(file, (pages, &self.given), &self.limits).await?;
+        let found = stored::find(file, (pages, &self.given), &self.limits, When::Now).await?;
+        self.keep(file, found, pool).await
+    }
+
+    /// Parses what was found, and keeps it as it is stored where a peer gave it.
+    async fn keep(
+        &self,
+        file: &OpenFile,
+        (found, is_given): (Bytes, bool),
+        pool: &CpuPool,
+    ) -> Result<Arc<Footer>, ReadError> {
         let footer = self.parsed(file, &found, pool).await?;
         if is_given {
             // What came may be a part of something larger.
@@ -282,6 +308,16 @@ impl FooterCache {
             self.footers.insert(id, footer).await;
         }
         Ok(found)
+    }
+
+    /// See [`crate::Cache::held_footer`].
+    pub(crate) async fn stored_here(
+        &self,
+        file: &OpenFile,
+        pages: &PageTier,
+        most_bytes: u64,
+    ) -> Result<Option<Bytes>, ReadError> {
+        stored::held(file, pages, most_bytes.min(self.limits.footer_bytes)).await
     }
 
     /// Parses what was found at the end of a file.
@@ -427,11 +463,15 @@ fn describe(group: &RowGroupMetaData, schema: &Schema) -> RowGroupInfo {
             .map(|column| u64::try_from(column.compressed_size()).unwrap_or(0));
         stored_bytes.push(stored.sum());
     }
+    let chunks = group.columns().iter().filter_map(chunk_range);
+    let spans = chunks.map(|(start, length)| start..start.saturating_add(length));
+    let span = spans.reduce(|all, one| all.start.min(one.start)..all.end.max(one.end));
     RowGroupInfo {
         rows: u64::try_from(group.num_rows()).unwrap_or(0),
         stored_bytes,
         decoded_bytes,
         leaf_bytes,
+        span: span.unwrap_or_default(),
     }
 }
 

@@ -110,10 +110,17 @@ impl FileKey {
     #[must_use]
     pub fn id(&self) -> FileId {
         let mut hash = Xxh3::new();
-        let generation = self.generation.to_string();
-        for part in [self.uri.as_bytes(), generation.as_bytes()] {
-            hash.update(&to_u64(part.len()).to_le_bytes());
-            hash.update(part);
+        let mut part = |pieces: &[&str]| {
+            let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+            hash.update(&to_u64(length).to_le_bytes());
+            pieces.iter().for_each(|piece| hash.update(piece.as_bytes()));
+        };
+        part(&[&self.uri]);
+        // As its text form, which is made for the weak ones alone: a read asks for its file's id many times.
+        match &self.generation.0 {
+            Token::Version(version) => part(&["version:", version]),
+            Token::Etag(etag) => part(&["etag:", etag]),
+            Token::Modified { .. } => part(&[&self.generation.to_string()]),
         }
         hash.update(&self.size.to_le_bytes());
         FileId(hash.digest128())
@@ -285,6 +292,25 @@ mod tests {
         }
         for text in ["", "0", "+f", &"f".repeat(33), &"F".repeat(32)] {
             assert_eq!(FileId::parse(text), None, "{text}");
+        }
+    }
+
+    /// Ids are written down on disk, and asked for by other nodes: they are the same however they are made.
+    #[test]
+    fn an_id_is_made_of_the_generation_s_text_form() {
+        for text in ["version:v1", "etag:0x8D", "modified:-5:70"] {
+            let key = FileKey {
+                uri: "s3://b/a".into(),
+                generation: Generation::parse(text).unwrap(),
+                size: 70,
+            };
+            let mut bytes = Vec::new();
+            for part in ["s3://b/a", text] {
+                bytes.extend(to_u64(part.len()).to_le_bytes());
+                bytes.extend(part.as_bytes());
+            }
+            bytes.extend(70_u64.to_le_bytes());
+            assert_eq!(key.id(), FileId(xxhash_rust::xxh3::xxh3_128(&bytes)), "{text}");
         }
     }
 

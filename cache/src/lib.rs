@@ -75,9 +75,9 @@ use self::raw::Raw;
 use self::retention::{Keep, Retention, Retentions};
 use self::scan::{Engine, PausableScan, Pause, Poison, Residency, ScanBatch, ScanRequest};
 
-pub use self::contents::{HeldColumn, HeldFile};
+pub use self::contents::{HeldColumn, HeldFile, HeldParts};
 pub use self::error::ReadError;
-pub use self::footer::{ColumnStatistics, Footer, RowGroupInfo};
+pub use self::footer::{ColumnStatistics, Footer, RowGroupInfo, first_footer_bytes};
 pub use self::limits::ReadLimits;
 pub use self::preload::{Brought, Capacity, Unkept, Verified, Want};
 
@@ -254,6 +254,15 @@ impl Cache {
     /// looked at: whoever parses it finds out.
     pub async fn stored_footer(&self, file: &OpenFile, most_bytes: u64) -> Result<Bytes, ReadError> {
         self.engine.stored_footer(file, most_bytes).await
+    }
+
+    /// The same where its pages are held here; nobody is asked for it.
+    ///
+    /// # Errors
+    /// As [`Cache::stored_footer`], of what is held.
+    pub async fn held_footer(&self, file: &OpenFile, most_bytes: u64) -> Result<Option<Bytes>, ReadError> {
+        let engine = &self.engine;
+        engine.footers.stored_here(file, &engine.pages, most_bytes).await
     }
 
     /// Reads row groups as batches, in order. Must be polled on a tokio runtime.

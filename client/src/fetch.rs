@@ -23,7 +23,7 @@ use crate::backoff;
 use crate::budget::{Lease, Turn};
 use crate::calls::Shared;
 use crate::error::{Error, ErrorKind};
-use crate::flight::{FlightStream, Received};
+use crate::flight::{FlightStream, Received, bytes_of};
 use crate::options::{KEEPALIVE, Local};
 use crate::plan::Endpoint;
 use crate::reader::Source;
@@ -54,6 +54,8 @@ pub(crate) enum News {
     /// Rows.
     Rows {
         batch: RecordBatch,
+        /// What its arrays have.
+        bytes: usize,
         source: Source,
         lease: Lease,
     },
@@ -229,11 +231,28 @@ impl Fetch {
     }
 
     async fn hand_on(&mut self, received: Received) -> Result<(), Unwanted> {
-        let Received { batch, source, lease } = received;
-        match self.seam.pass(batch) {
-            Some(batch) => self.tell(News::Rows { batch, source, lease }).await,
-            None => Ok(()),
-        }
+        let Received {
+            batch,
+            bytes,
+            source,
+            lease,
+        } = received;
+        let rows = batch.num_rows();
+        let Some(batch) = self.seam.pass(batch) else {
+            return Ok(());
+        };
+        // Adding them up takes a moment for each array, so it is done once more only where a part was left out.
+        let bytes = match batch.num_rows() == rows {
+            true => bytes,
+            false => bytes_of(&batch),
+        };
+        let news = News::Rows {
+            batch,
+            bytes,
+            source,
+            lease,
+        };
+        self.tell(news).await
     }
 
     /// The stream ended; it must have had the rows that were read before.

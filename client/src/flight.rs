@@ -44,6 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Received {
     pub(crate) batch: RecordBatch,
+    /// What its arrays have, as [`bytes_of`].
+    pub(crate) bytes: usize,
     pub(crate) source: Source,
     pub(crate) lease: Lease,
 }
@@ -199,11 +201,17 @@ impl FlightStream {
         {
             gauge.saw(sent_bytes, waited);
         }
+        let bytes = bytes_of(&batch);
         if self.gauge.is_none() {
             // Compressed, perhaps: then it is larger now.
-            lease.grow_to(bytes_of(&batch));
+            lease.grow_to(bytes);
         }
-        Received { batch, source, lease }
+        Received {
+            batch,
+            bytes,
+            source,
+            lease,
+        }
     }
 }
 

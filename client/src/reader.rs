@@ -23,7 +23,6 @@ use crate::budget::{Budget, Turn};
 use crate::calls::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fetch::{Event, Fetch, News, Place};
-use crate::flight::bytes_of;
 use crate::plan::Plan;
 use crate::pool::Pool;
 use crate::seam::Seam;
@@ -229,8 +228,14 @@ impl Reader {
             };
             let position = event.position;
             match event.news {
-                News::Rows { batch, source, lease } => {
+                News::Rows {
+                    batch,
+                    bytes,
+                    source,
+                    lease,
+                } => {
                     let piece = running.piece(position, batch, source);
+                    self.counters.count(piece.batch.num_rows(), bytes);
                     drop(lease);
                     return Poll::Ready(Some(Ok(piece)));
                 }
@@ -265,13 +270,6 @@ impl Reader {
             ))
         }));
     }
-
-    fn count(&self, piece: &Piece) {
-        let rows = u64::try_from(piece.batch.num_rows()).unwrap_or(u64::MAX);
-        let bytes = u64::try_from(bytes_of(&piece.batch)).unwrap_or(u64::MAX);
-        self.counters.rows.fetch_add(rows, Ordering::Relaxed);
-        self.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
 }
 
 impl Stream for Reader {
@@ -296,10 +294,7 @@ impl Stream for Reader {
                 State::Over => return Poll::Ready(None),
             };
             match outcome {
-                Some(Ok(piece)) => {
-                    self.count(&piece);
-                    return Poll::Ready(Some(Ok(piece)));
-                }
+                Some(Ok(piece)) => return Poll::Ready(Some(Ok(piece))),
                 Some(Err(error)) if self.is_for_a_new_plan(&error) => self.replan(),
                 end => {
                     self.state = State::Over;

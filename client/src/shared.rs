@@ -243,7 +243,13 @@ impl Pump {
                 return Ok(());
             };
             let source = Source::named(batches.source());
-            let sent = block_on(self.to.send(Ok(Received { batch, source, lease })));
+            let received = Received {
+                batch,
+                bytes,
+                source,
+                lease,
+            };
+            let sent = block_on(self.to.send(Ok(received)));
             if sent.is_err() {
                 // With its lease, for which others may wait.
                 within(|| drop(sent));

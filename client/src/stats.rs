@@ -35,6 +35,13 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// Counts a batch that is handed out.
+    pub(crate) fn count(&self, rows: usize, bytes: usize) {
+        let counted = |of: &AtomicU64, more| of.fetch_add(u64::try_from(more).unwrap_or(u64::MAX), Ordering::Relaxed);
+        counted(&self.rows, rows);
+        counted(&self.bytes, bytes);
+    }
+
     pub(crate) fn served_by(&self, place: String) {
         *self.served_by.lock().entry(place).or_default() += 1;
     }

@@ -2,7 +2,7 @@
 //!
 //! The cache knows files by their URIs; what is held of a path are the files whose URI the mounts place below it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use jetbridge_cache::key::FileKey;
@@ -108,16 +108,14 @@ pub async fn drop_outdated(cache: &Arc<Cache>, table: Arc<MountTable>, dataset: 
 
 /// What is held, or about to be, below a dataset's path and is none of its files.
 fn outdated(cache: &Cache, table: &MountTable, dataset: &Dataset) -> Vec<(NsPath, FileKey)> {
-    let current: HashMap<_, _> = dataset
-        .files
-        .iter()
-        .map(|file| (&file.path, file.open.key.id()))
-        .collect();
-    let arriving = arriving_below(cache, table, &dataset.path);
-    let held = held_below(cache, table, &dataset.path);
-    let held = held.into_iter().map(|placed| (placed.path, placed.file.key));
-    let all = arriving.into_iter().chain(held);
-    all.filter(|(path, key)| current.get(path) != Some(&key.id())).collect()
+    let current: HashSet<_> = dataset.files.iter().map(|file| file.open.key.id()).collect();
+    // In this order: what arrives meanwhile is in both, and not in none.
+    let arriving = cache.arriving_files().into_iter();
+    let all = arriving.chain(cache.held_files().into_iter().map(|file| file.key));
+    // To find its place takes longest, so it is done for what is left.
+    all.filter(|key| !current.contains(&key.id()))
+        .filter_map(|key| Some((place_below(&key, table, &dataset.path)?, key)))
+        .collect()
 }
 
 fn arriving_below(cache: &Cache, table: &MountTable, path: &NsPath) -> Vec<(NsPath, FileKey)> {

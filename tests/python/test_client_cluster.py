@@ -137,7 +137,7 @@ def test_a_mount_that_is_a_dict_may_be_of_a_folder(trips_folder: Path) -> None:
         assert client.dataset("/lake/trips").count() == ROWS
 
 
-class Told(Exception):
+class ToldError(Exception):
     """What a process is started with is known, and it need not start."""
 
 
@@ -160,11 +160,11 @@ def test_what_control_groups_allow_is_divided_among_the_workers(
 
     def node(_name: str, words: list[str], *_: object) -> None:
         started.extend(words)
-        raise Told
+        raise ToldError
 
     monkeypatch.setattr("jetbridge.cluster.Node", node)
     monkeypatch.setattr(_memory, "machine_bytes", lambda: 3 << 30)
-    with pytest.raises(Told):
+    with pytest.raises(ToldError):
         jb.LocalCluster(workers=workers, memory=memory)
     at = started.index("--memory") if "--memory" in started else len(started)
     assert started[at : at + 2] == each

@@ -6,6 +6,9 @@
 //! A footer's length stands in its last eight bytes, so whoever reads pages begins with a guess: the file's last 64 KiB, and
 //! what is missing of a longer footer after that. A peer that has read the file gives the footer's bytes and no others:
 //! whoever plans files that others will read has no use for their pages.
+//!
+//! Readers wait for no errand's pace. So what is read at one is read where no reader waits for it, and what readers wait for
+//! is read at once.
 
 use bytes::Bytes;
 use moka::future::Cache as MokaCache;
@@ -29,11 +32,28 @@ pub(super) const TAIL_BYTES: u64 = 8;
 /// Shortest file that can be Parquet: both magics and a length.
 const SHORTEST_FILE_BYTES: u64 = 12;
 
+/// Bytes that storage is asked for first, for the footer of a file of this size of which nothing is held.
+#[must_use]
+pub fn first_footer_bytes(size: u64) -> u64 {
+    match size <= WHOLE_FILE_BYTES {
+        true => size,
+        false => FOOTER_HINT_BYTES,
+    }
+}
+
+/// Whether a read waits for the pace of its file's errand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    Now,
+    AtItsPace,
+}
+
 /// A footer from its first byte to the end of the file, and whether a peer gave it now; `kept` are those that one gave before.
 pub(super) async fn find(
     file: &OpenFile,
     (pages, kept): (&PageTier, &MokaCache<FileId, Bytes>),
     limits: &ReadLimits,
+    when: When,
 ) -> Result<(Bytes, bool), ReadError> {
     if !is_held(file, pages) {
         if let Some(kept) = kept.get(&file.key.id()).await {
@@ -43,19 +63,19 @@ pub(super) async fn find(
             return Ok((given, true));
         }
     }
-    Ok((read(file, pages, limits.footer_bytes).await?, false))
+    Ok((read(file, pages, limits.footer_bytes, when).await?, false))
 }
 
 /// A footer for a peer, through the page tier; refused where its Thrift bytes are more than `most_bytes`.
 pub(super) async fn for_peer(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Bytes, ReadError> {
     match held(file, pages, most_bytes).await? {
         Some(held) => Ok(held),
-        None => read(file, pages, most_bytes).await,
+        None => read(file, pages, most_bytes, When::Now).await,
     }
 }
 
 /// The same where it is held here. Nobody here looked it up, so it is no hit.
-async fn held(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Option<Bytes>, ReadError> {
+pub(super) async fn held(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Option<Bytes>, ReadError> {
     let (key, size) = (&file.key, file.key.size);
     // Its length and its bytes may be of two versions.
     if !key.generation.is_strong() {
@@ -73,7 +93,7 @@ async fn held(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Opti
     }
 }
 
-async fn read(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Bytes, ReadError> {
+async fn read(file: &OpenFile, pages: &PageTier, most_bytes: u64, when: When) -> Result<Bytes, ReadError> {
     let path = namespace_path(file);
     let size = file.key.size;
     let at = FileAt { path: &path, size };
@@ -81,11 +101,11 @@ async fn read(file: &OpenFile, pages: &PageTier, most_bytes: u64) -> Result<Byte
         return Err(at.corrupt(format!("not a Parquet file: it has {size} bytes")));
     }
     let start = first_read(file, pages);
-    let end = read_one(file, pages, start).await?;
+    let end = read_one(file, pages, start, when).await?;
     let from = start_of(&end, at, most_bytes)?;
     match from.checked_sub(start) {
         Some(skipped) => Ok(end.slice(to_usize(skipped)?..)),
-        None => read_one(file, pages, from).await,
+        None => read_one(file, pages, from, when).await,
     }
 }
 
@@ -149,9 +169,13 @@ fn footer_length(end: &Bytes, at: FileAt<'_>) -> Result<u64, ReadError> {
 }
 
 /// The file's bytes from `start` on.
-async fn read_one(file: &OpenFile, pages: &PageTier, start: u64) -> Result<Bytes, ReadError> {
+async fn read_one(file: &OpenFile, pages: &PageTier, start: u64, when: When) -> Result<Bytes, ReadError> {
     let range = start..file.key.size;
-    let (bytes, _) = pages.read_now(file, std::slice::from_ref(&range)).await?;
+    let ranges = std::slice::from_ref(&range);
+    let (bytes, _) = match when {
+        When::Now => pages.read_now(file, ranges).await?,
+        When::AtItsPace => pages.read(file, ranges).await?,
+    };
     bytes
         .into_iter()
         .next()

@@ -23,13 +23,14 @@ use crate::unkept::Unkept;
 
 /// Runs of one file that are brought at once.
 const RUNS_AT_ONCE: usize = 16;
-/// So wide a gap is fetched with what lies on its two sides: what nobody asked for takes room from what was.
+/// So wide a gap at most is fetched with what lies on its two sides, however wide a reader's may be: what nobody asked for
+/// takes room from what was.
 const MAX_GAP_BYTES: u64 = 64 << 10;
 /// How often it is looked whether all is held: it may be dropped again at once, another's load may be stopped, or a reader's
 /// be on its way into the store. Between two looks it waits, for this long at first and twice as long each time.
 const TRIES: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(1);
-/// Bytes that are compared at once, and how many such pieces at a time.
+/// Bytes that are compared at once, if one request may be for so many; and how many such pieces at a time.
 const CHECK_BYTES: u64 = 4 << 20;
 const CHECKS_AT_ONCE: usize = 2;
 
@@ -110,7 +111,7 @@ impl PageTier {
         };
         let config = PageConfig {
             max_gap_bytes: 0,
-            max_run_bytes: errand.request_bytes(CHECK_BYTES),
+            max_run_bytes: errand.request_bytes(CHECK_BYTES.min(self.0.config.max_run_bytes)),
             ..self.0.config.clone()
         };
         let runs = coalesce(&pages, |_| true, &config);

@@ -3,7 +3,8 @@
 //! An errand is what reads of one purpose have in common, a preload's for one. A file that is opened for an errand is read
 //! as any other, through the same tiers and with the same loads in flight, but: storage is asked at the errand's pace; once
 //! it is stopped no request begins and those under way are dropped; and what it brings is kept because it was asked to be,
-//! and not by merit. A reader whose load waits for an errand's pace makes it urgent, so that readers wait for no pace.
+//! and not by merit. A reader whose load waits for an errand's pace makes it urgent, so that readers wait for no pace. What an
+//! errand looks at to know what to bring is asked for at its pace too, and kept as a reader's.
 //!
 //! # The pace
 //! Virtual scheduling (ITU-T I.371): each request is charged for its bytes, and the next may begin once all charges before
@@ -42,7 +43,7 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 /// demands later, so a job has one errand and not one for each of its parts.
 pub struct Errand {
     id: u64,
-    keep_raw: bool,
+    fate: Fate,
     stop: CancellationToken,
     pace: Mutex<Pace>,
     /// Whoever has it is the next to be let through.
@@ -54,14 +55,34 @@ pub struct Errand {
     store_requests: AtomicU64,
 }
 
+/// What becomes of raw pages that an errand brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// They are kept because they were asked to be.
+    Demanded,
+    /// They are kept where they are worth it, as a reader's are.
+    ByMerit,
+    Dropped,
+}
+
 impl Errand {
     /// An errand without a limit on its rate. Raw pages that it brings are kept, demanded, where `keep_raw` says so, and not
     /// kept otherwise.
     #[must_use]
     pub fn new(keep_raw: bool) -> Arc<Self> {
+        Self::of_fate(if keep_raw { Fate::Demanded } else { Fate::Dropped })
+    }
+
+    /// The same for one that looks at files and demands nothing: its raw pages are kept as if a reader had brought them.
+    #[must_use]
+    pub fn looking() -> Arc<Self> {
+        Self::of_fate(Fate::ByMerit)
+    }
+
+    fn of_fate(fate: Fate) -> Arc<Self> {
         Arc::new(Self {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            keep_raw,
+            fate,
             stop: CancellationToken::new(),
             pace: Mutex::new(Pace::new(Instant::now())),
             turn: tokio::sync::Mutex::default(),
@@ -110,10 +131,15 @@ impl Errand {
         self.store_requests.load(Ordering::Relaxed)
     }
 
-    /// Whether raw pages that it brings are kept.
+    /// Whether raw pages that it brings are kept, as a demand.
     #[must_use]
     pub fn keeps_raw(&self) -> bool {
-        self.keep_raw
+        self.fate == Fate::Demanded
+    }
+
+    /// Whether they are kept as a reader's are.
+    pub(super) fn keeps_by_merit(&self) -> bool {
+        self.fate == Fate::ByMerit
     }
 
     /// Its number, which no other errand of this process has.
@@ -122,7 +148,7 @@ impl Errand {
     }
 
     /// Whether it has a rate.
-    pub(super) fn is_paced(&self) -> bool {
+    pub(crate) fn is_paced(&self) -> bool {
         self.pace.lock().rate.is_some()
     }
 
@@ -132,6 +158,17 @@ impl Errand {
         rate.map_or(most, |rate| {
             (rate.get() / REQUESTS_PER_SECOND).max(LEAST_REQUEST_BYTES).min(most)
         })
+    }
+
+    /// Waits for the turn of a request of so many bytes that another node makes of storage for it, and charges for it. None
+    /// once it is stopped.
+    pub async fn turn(&self, bytes: u64) -> Option<Pass<'_>> {
+        self.unless_stopped(self.pass(bytes)).await
+    }
+
+    /// Charges for what another node asked of storage for it beyond that. It is paid off before the next turn.
+    pub fn charge(&self, bytes: u64) {
+        self.pace.lock().charge(bytes, Instant::now());
     }
 
     /// Waits for the turn of a request of so many bytes, and charges for it.
@@ -183,7 +220,7 @@ impl fmt::Debug for Errand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Errand")
             .field("id", &self.id)
-            .field("keep_raw", &self.keep_raw)
+            .field("fate", &self.fate)
             .field("stopped", &self.is_stopped())
             .field("fetched_bytes", &self.fetched_bytes())
             .finish_non_exhaustive()
@@ -191,7 +228,9 @@ impl fmt::Debug for Errand {
 }
 
 /// Leave to ask storage. What was charged is given back when it is dropped unused.
-pub(super) struct Pass<'a> {
+#[derive(Debug)]
+#[must_use]
+pub struct Pass<'a> {
     errand: &'a Errand,
     charged_bytes: u64,
 }
@@ -202,7 +241,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The request begins.
-    pub(super) fn spend(mut self) {
+    pub fn spend(mut self) {
         self.charged_bytes = 0;
         self.errand.store_requests.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,8 +1,8 @@
 //! One load: from peers or storage, then into the store of pages.
 //!
 //! What a reader began is told to its waiters before it is kept, and not kept where too much waits to be written already. What
-//! an errand began is kept first, and waits for room, so that whoever waits for it knows that it is held. It waits for its
-//! errand's pace without holding room among the loads in flight, which is the readers' too.
+//! an errand began is kept first, where it demands that, and waits for room, so that whoever waits for it knows that it is
+//! held. It waits for its errand's pace without holding room among the loads in flight, which is the readers' too.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -129,6 +129,13 @@ impl Inner {
         let urgent = CancellationToken::new();
         let (bytes, demanded) = (wanted.bytes, wanted.demanded);
         let (file, told) = (file.clone(), urgent.clone());
+        if errand.keeps_by_merit() && !demanded {
+            let load = Arc::clone(self).load_at_pace(errand, file, bytes, told);
+            let keep = move |landed| tier.keep(key, landed, underway);
+            let flight = boarding.begin_told(wanted.keys, urgent, load, keep);
+            wanted.haste.hurry(&flight);
+            return flight;
+        }
         let load = async move {
             let load = async {
                 let (mut run, room) = tier.load_for(&errand, &file, bytes, &told).await?;
@@ -164,7 +171,23 @@ impl Inner {
         }))
     }
 
-    /// The same for an errand, with the room among the loads in flight that it takes.
+    /// The same for an errand, until that is stopped.
+    async fn load_at_pace(
+        self: Arc<Self>,
+        errand: Arc<Errand>,
+        file: OpenFile,
+        bytes: Range<u64>,
+        urgent: CancellationToken,
+    ) -> Landed {
+        let load = async {
+            let (run, _room) = self.load_for(&errand, &file, bytes, &urgent).await?;
+            Ok(Arc::new(run))
+        };
+        let landed = errand.unless_stopped(load).await;
+        landed.unwrap_or_else(|| Err(stopped(&file)))
+    }
+
+    /// The same, with the room among the loads in flight that it takes.
     async fn load_for(
         &self,
         errand: &Errand,

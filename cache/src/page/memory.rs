@@ -178,6 +178,19 @@ impl PageStore for MemoryPages {
         (found.collect(), 0)
     }
 
+    fn held_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64 {
+        let state = self.0.state.lock();
+        let Some(of) = state.by_file.get(&file) else { return 0 };
+        // Of a large file there may be few.
+        match to_u64(of.pages.len()) < pages.end.0.saturating_sub(pages.start.0) {
+            true => to_u64(of.pages.keys().filter(|page| pages.contains(*page)).count()),
+            false => {
+                let asked = (pages.start.0..pages.end.0).map(PageIndex);
+                to_u64(asked.filter(|page| of.pages.contains_key(page)).count())
+            }
+        }
+    }
+
     fn remove_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64 {
         let keys: Vec<Key> = (pages.start.0..pages.end.0)
             .map(|page| (file, PageIndex(page)))

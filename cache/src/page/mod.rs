@@ -25,7 +25,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 pub use self::disk::{DiskConfig, DiskError, DiskPages, FolderConfig, FolderHealth, FolderStatus};
-pub use self::errand::Errand;
+pub use self::errand::{Errand, Pass};
 pub(crate) use self::loading::stopped;
 pub use self::memory::MemoryPages;
 pub use self::peers::Peers;

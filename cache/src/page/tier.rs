@@ -53,7 +53,7 @@ pub struct PageConfig {
     /// cost no request more, a slot of 16 bytes each, and time at a start.
     pub page_size_bytes: u64,
     /// Missing pages this close to each other are fetched with what lies between, as long as that is no more than a fifth
-    /// of what the request is for. Default 1 MiB.
+    /// of what the request is for; for a preload 64 KiB at most. Default 1 MiB.
     pub max_gap_bytes: u64,
     /// One request asks for no more. Default 16 MiB.
     pub max_run_bytes: u64,
@@ -125,6 +125,9 @@ impl Room {
 
 /// Loads of errands may take one part in this many of those in flight, so that readers always find room.
 const ERRANDS_SHARE: u64 = 2;
+
+/// Pages that are held so close to each other are told of as one range.
+const CLOSE_PAGES: u64 = 16;
 
 /// How often a read asks the store of pages again for what was held when it looked and gone when it took; after that, it
 /// loads without asking.
@@ -267,6 +270,38 @@ impl PageTier {
         let of_page = |page: PageIndex, bytes: u64| if store.contains(id, page) { bytes } else { 0 };
         held.saturating_sub(of_page(first, before))
             .saturating_sub(of_page(last, behind))
+    }
+
+    /// Where in a file version pages are held: nothing outside of these ranges is, and their first and last pages are. What
+    /// lies close to each other is one range.
+    #[must_use]
+    pub fn held_ranges(&self, file: &FileKey) -> Vec<Range<u64>> {
+        let (id, store, size) = (file.id(), &self.0.store, self.0.config.page_size_bytes);
+        let mut found: Vec<Range<u64>> = Vec::new();
+        // What is still to be looked at, the last first.
+        let mut open = vec![0..file.size.div_ceil(size)];
+        while let Some(pages) = open.pop() {
+            let all = pages.end - pages.start;
+            let held = store.held_pages(id, PageIndex(pages.start)..PageIndex(pages.end));
+            if held == 0 {
+                continue;
+            }
+            if held < all && all > CLOSE_PAGES {
+                let middle = pages.start + all / 2;
+                open.extend([middle..pages.end, pages.start..middle]);
+                continue;
+            }
+            let is_held = |page: &u64| held == all || store.contains(id, PageIndex(*page));
+            let (Some(first), Some(last)) = (pages.clone().find(is_held), pages.rev().find(is_held)) else {
+                continue;
+            };
+            match found.last_mut().filter(|before| first - before.end <= CLOSE_PAGES) {
+                Some(before) => before.end = last + 1,
+                None => found.push(first..last + 1),
+            }
+        }
+        let of_file = |pages: Range<u64>| bytes_of(&(PageIndex(pages.start)..PageIndex(pages.end)), size, file.size);
+        found.into_iter().map(of_file).collect()
     }
 
     /// A range of a file version, where all of it is held; nothing is fetched. For peers that ask.

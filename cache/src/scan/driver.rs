@@ -268,9 +268,12 @@ async fn begin_all(
     Ok(())
 }
 
-/// A split with its footer. A task of its own reads it: others may wait for the same footer, and the scan looks at those
-/// ahead of it only as fast as its reader takes rows.
+/// A split with its footer. A task of its own reads one that is not at hand: others may wait for the same footer, and the scan
+/// looks at those ahead of it only as fast as its reader takes rows.
 async fn footer_of(engine: Arc<Engine>, split: Split) -> Result<(Split, Arc<Footer>), ReadError> {
+    if let Some(footer) = engine.footer_at_hand(&split.file).await {
+        return Ok((split, footer));
+    }
     let read = async move { engine.footer(&split.file).await.map(|footer| (split, footer)) };
     let read = AbortOnDropHandle::new(tokio::spawn(read));
     read.await

@@ -195,6 +195,11 @@ impl Engine {
         self.footers.get(file, &self.pages, &self.pool).await
     }
 
+    /// A footer that is parsed already.
+    pub(crate) async fn footer_at_hand(&self, file: &OpenFile) -> Option<Arc<Footer>> {
+        self.footers.at_hand(file.key.id()).await
+    }
+
     pub(crate) async fn stored_footer(&self, file: &OpenFile, most_bytes: u64) -> Result<Bytes, ReadError> {
         self.footers.stored(file, (&self.pages, &self.pool), most_bytes).await
     }

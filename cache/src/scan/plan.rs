@@ -188,6 +188,7 @@ mod tests {
             stored_bytes: vec![bytes],
             decoded_bytes: vec![bytes],
             leaf_bytes: vec![bytes],
+            span: 0..bytes,
         }
     }
 

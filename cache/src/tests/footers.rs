@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int32Array};
 use bytes::Bytes;
@@ -14,11 +15,13 @@ use tokio::runtime::Runtime;
 use super::{cache, kept, open, write};
 use crate::counters::testing::Counters;
 use crate::key::{FileKey, to_u64};
-use crate::page::{OpenFile, Peers};
+use crate::page::{Errand, OpenFile, Peers};
 use crate::ufs::testing::TestStore;
-use crate::{Cache, CacheConfig, ReadError};
+use crate::{Cache, CacheConfig, ReadError, first_footer_bytes};
 
 const ROWS: i32 = 1_000;
+/// Whoever does not come by then hangs.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Gives a footer and no pages, and counts how often it was asked.
 #[derive(Debug)]
@@ -216,4 +219,75 @@ async fn a_footer_whose_pages_are_held_is_asked_of_nobody() {
     assert_eq!(planner.footer(&file).await.unwrap().rows, 1_000);
     assert_eq!(giver.asked.load(Ordering::Relaxed), 0);
     assert_eq!(rig.store.reads().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_footer_that_is_held_is_given_without_a_read_and_no_other() {
+    let rig = Rig::new().await;
+    let owner = cache();
+    assert_eq!(owner.held_footer(&rig.file, u64::MAX).await.unwrap(), None);
+    assert_eq!(rig.store.reads(), []);
+    let given = owner.stored_footer(&rig.file, u64::MAX).await.unwrap();
+    kept(&owner).await;
+    assert_eq!(owner.held_footer(&rig.file, u64::MAX).await.unwrap(), Some(given));
+    assert_eq!(rig.store.reads().len(), 1);
+}
+
+/// Those of an errand: the first at once, the second when the first is paid off. Who reads that one waits for no pace, and both have
+/// it of one load.
+#[tokio::test(flavor = "multi_thread")]
+async fn footers_come_at_the_pace_of_their_errand_and_readers_wait_for_none() {
+    let rig = Rig::new().await;
+    let small = rig.store.get(&Path::from("a")).await.unwrap().bytes().await.unwrap();
+    rig.store.put(&Path::from("b"), small.into()).await.unwrap();
+    let (first, second) = (rig.file.clone(), open(&rig.file.ufs, "b").await);
+    let (planner, errand, before) = (cache(), Errand::looking(), rig.store.reads().len());
+    errand.set_rate(Some(1));
+    let for_errand = |file: &OpenFile| OpenFile {
+        errand: Some(Arc::clone(&errand)),
+        ..file.clone()
+    };
+    let (paced_first, paced_second) = (for_errand(&first), for_errand(&second));
+    assert_eq!(planner.footer(&paced_first).await.unwrap().rows, 1_000);
+    // A small file came whole, and is charged for as a whole.
+    assert_eq!(first_footer_bytes(first.key.size), first.key.size);
+    assert_eq!(errand.fetched_bytes(), first.key.size);
+    let mut paced = Box::pin(planner.footer(&paced_second));
+    let moment = Duration::from_millis(100);
+    assert!(
+        tokio::time::timeout(moment, &mut paced).await.is_err(),
+        "it is hours too early"
+    );
+    assert_eq!(rig.store.reads().len(), before + 1);
+    let read = tokio::time::timeout(SOON, planner.footer(&second)).await.unwrap();
+    assert_eq!(read.unwrap().rows, 1_000);
+    let read = tokio::time::timeout(SOON, paced).await.unwrap();
+    assert_eq!(read.unwrap().rows, 1_000);
+    assert_eq!(rig.store.reads().len(), before + 2);
+    // What an errand looks at is kept as what a reader does.
+    kept(&planner).await;
+    for file in [&first, &second] {
+        assert!(planner.pages().holds(file, &(0..file.key.size)));
+    }
+}
+
+/// As whoever reads for itself: one that is stopped reads nothing more, and takes nobody along.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_footer_of_a_stopped_errand_is_read_by_whoever_wants_it() {
+    let rig = Rig::new().await;
+    let (planner, errand) = (cache(), Errand::looking());
+    errand.set_rate(Some(1));
+    errand.turn(1_000_000).await.unwrap().spend();
+    let paced = OpenFile {
+        errand: Some(Arc::clone(&errand)),
+        ..rig.file.clone()
+    };
+    let mut waits = Box::pin(planner.footer(&paced));
+    assert!(futures::poll!(&mut waits).is_pending());
+    errand.stop();
+    let stopped = tokio::time::timeout(SOON, waits).await.unwrap().unwrap_err();
+    assert!(stopped.is_stopped(), "{stopped}");
+    assert!(errand.turn(1).await.is_none());
+    assert_eq!(rig.store.reads(), []);
+    assert_eq!(planner.footer(&rig.file).await.unwrap().rows, 1_000);
 }

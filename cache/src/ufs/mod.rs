@@ -52,6 +52,7 @@ pub(crate) use self::error::{Operation, Subject};
 use self::local::LocalFolder;
 use self::options::Options;
 use self::remote::Remote;
+use crate::counters;
 use crate::key::{FileKey, Generation};
 
 /// One mount's storage. Cheap to clone; clones share connections and limits.
@@ -241,9 +242,11 @@ enum Backend {
 
 impl Shared {
     fn new(spec: StoreSpec, limits: UfsLimits, backend: Backend) -> Self {
+        let mount_id = mount_id(&spec.mount).into();
+        counters::begin(&mount_id);
         Self {
             mount: spec.mount.as_str().into(),
-            mount_id: mount_id(&spec.mount).into(),
+            mount_id,
             scheme: metrics::label(&spec.scheme),
             permits: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
             spec,

@@ -38,7 +38,8 @@ Examples:
   jetbridge verify /lake/trips --columns fare --bandwidth 50MiB/s
   jetbridge verify / --priority low --wait -o json
 
-Nothing is loaded that is not held. What differs from the storage is dropped, and the job ends PARTIAL.";
+Every copy is compared, whichever worker holds it. Nothing is loaded that is not held. What differs from the storage is \
+dropped, and the job ends PARTIAL.";
 
 #[derive(Args, Debug)]
 #[command(after_help = PRELOAD_EXAMPLES)]
@@ -50,8 +51,8 @@ pub(super) struct PreloadArgs {
     #[arg(long, value_name = "TIER")]
     tier: Option<Tier>,
 
-    /// How many workers shall hold each part, 1 to 16: its owner first, then those that stand in for it [default: as the
-    /// mount's option replicas says, else 1]
+    /// How many workers shall hold each part, 1 to 16 and no more than there are: its owner first, then those that stand in
+    /// for it [default: as the mount's option replicas says, else 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     replicas: Option<u32>,
 
@@ -60,7 +61,7 @@ pub(super) struct PreloadArgs {
     verify: bool,
 
     /// Load the files' footers alone, so that plans need no storage
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["tier", "verify", "skip_if_cached", "partial"])]
     metadata_only: bool,
 
     /// Leave alone what is held already, instead of protecting it from eviction as if it had been loaded now
@@ -115,8 +116,8 @@ struct WhatArgs {
     #[arg(long = "where", value_name = "SQL")]
     filter: Option<String>,
 
-    /// Ask storage for no more than this, in bytes a second by all workers together, as in 200MiB/s or 1GB/s [default: no
-    /// limit]
+    /// Ask storage for no more than this, in bytes a second by all nodes together, footers included, as in 200MiB/s or 1GB/s
+    /// [default: no limit]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     bandwidth: Option<u64>,
 
@@ -324,7 +325,7 @@ fn dry_run_text(run: &DryRun) -> String {
     }
     let answer = match run.fits {
         true => "yes",
-        false => "no; ask for fewer columns, another tier, or with --partial for as much as fits",
+        false => "no; ask for fewer columns or replicas, another tier, or with --partial for as much as fits",
     };
     pairs.row(&["fits", answer]);
     let header = ["WORKER", "STORED", "RAW TIER HOLDS", "DECODED", "DECODED TIER HOLDS"];
@@ -456,8 +457,8 @@ mod tests {
                 "partial": true, "priority": "high", "max_failures": 7, "every": "90m" })
         );
         assert_eq!(
-            body(&["preload", "/a", "--metadata-only", "--dry-run", "--tier", "raw"]),
-            json!({ "paths": ["/a"], "metadata_only": true, "dry_run": true, "tier": "raw" })
+            body(&["preload", "/a", "--metadata-only", "--dry-run", "--replicas", "2"]),
+            json!({ "paths": ["/a"], "metadata_only": true, "dry_run": true, "replicas": 2 })
         );
         let line = "verify /a --columns x --where n>=5 --bandwidth 9 --priority low --max-failures 0";
         let words: Vec<&str> = line.split_whitespace().collect();
@@ -531,6 +532,10 @@ mod tests {
             "preload /a --every often",
             "preload /a --every 1h --wait",
             "preload /a --dry-run --wait",
+            "preload /a --metadata-only --tier raw",
+            "preload /a --metadata-only --verify",
+            "preload /a --metadata-only --skip-if-cached",
+            "preload /a --metadata-only --partial",
             "verify /a --tier raw",
             "verify /a --verify",
         ] {

@@ -11,6 +11,10 @@
 //! pages that it lies in: a planner has no use for these. An owner that has to read asks first, once for the whole call, who
 //! of the others holds anything; of files that nobody has read yet nobody is asked one by one.
 //!
+//! A plan that may ask storage for so much a second alone (a job's with a bandwidth) asks for what owners hold first, which costs
+//! nothing (`peer.held_footers`), and for each of the others when its turn has come: what the owner reads for it is charged to
+//! the plan. The owner knows nothing of that, so a footer that users want too is read for them at once.
+//!
 //! What an owner does not give is asked for as pages, of the others and of storage: an owner that failed is not asked for
 //! the same file again at once. One that says that a footer is too long to be given so is asked for its pages.
 //!
@@ -30,8 +34,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future;
+use jetbridge_cache::first_footer_bytes;
 use jetbridge_cache::key::{FileId, FileKey, Generation, GenerationError};
-use jetbridge_cache::page::Peers;
+use jetbridge_cache::page::{Errand, Peers};
 use jetbridge_catalog::membership::View;
 use jetbridge_catalog::placement::{FileKey as PlacedFile, SplitLoad};
 use serde::{Deserialize, Serialize};
@@ -47,6 +52,8 @@ use super::{STAND_INS, Sight};
 
 /// Name of the action that gives footers.
 pub const FOOTERS_ACTION: &str = "peer.footers";
+/// Name of the action that gives those footers that are held, and reads none.
+pub const HELD_FOOTERS_ACTION: &str = "peer.held_footers";
 /// Name of the action that tells of which file versions a node holds anything.
 pub const KNOWN_ACTION: &str = "peer.known";
 
@@ -60,6 +67,8 @@ pub const MOST_FOOTER_BYTES: u64 = 256 << 10;
 const MOST_GIVEN_BYTES: usize = (256 << 10) + 8;
 /// How long an owner may take for one footer before it says that it is late.
 pub const FOOTER_TIMEOUT: Duration = Duration::from_secs(4);
+/// A footer that its owner did not hold so long ago may be held by now.
+const HELD_LATELY: Duration = Duration::from_secs(1);
 /// Files that a plan opens together: those of them that it reads itself cost one question to each other holder.
 pub const FILES_TOGETHER: usize = 1024;
 /// Most files that one call of `peer.known` is about.
@@ -95,6 +104,11 @@ impl FooterOf {
         }
     }
 
+    /// Whether its name is too long to be asked for with others.
+    fn is_long(&self) -> bool {
+        self.uri.len() + self.generation.len() > MOST_NAME_BYTES
+    }
+
     /// The file, as the cache names it.
     ///
     /// # Errors
@@ -108,7 +122,7 @@ impl FooterOf {
     }
 }
 
-/// What `peer.footers` is asked.
+/// What `peer.footers` and `peer.held_footers` are asked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FootersRequest {
@@ -116,7 +130,7 @@ pub struct FootersRequest {
     pub files: Vec<FooterOf>,
 }
 
-/// What `peer.footers` answers of one file; each has one such part, in any order.
+/// What they answer of one file; each has one such part, in any order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FooterPart {
     /// The file's place in the request.
@@ -208,6 +222,9 @@ pub struct KnownAnswer {
 /// Calls of `peer.footers`.
 pub(super) struct FooterCalls(pub(super) Arc<PeerPool>);
 
+/// Calls of `peer.held_footers`.
+pub(super) struct HeldFooterCalls(pub(super) Arc<PeerPool>);
+
 #[async_trait]
 impl Ask for FooterCalls {
     type Question = FooterOf;
@@ -216,36 +233,51 @@ impl Ask for FooterCalls {
     const QUESTIONS: usize = FILES_PER_CALL;
 
     async fn ask(&self, id: &str, files: Vec<FooterOf>, answers: Answers<Found>) {
-        tokio::select! {
-            () = self.call(id, files, answers) => {}
-            () = self.0.paces().left_alone(id) => {}
-        }
+        call((self.0.as_ref(), id), FOOTERS_ACTION, files, answers).await;
     }
 }
 
-impl FooterCalls {
-    async fn call(&self, id: &str, files: Vec<FooterOf>, mut answers: Answers<Found>) {
-        let (pool, patience, request) = (&self.0, Patience::Plan, FootersRequest { files });
-        let Some(mut parts) = pool.ask(id, FOOTERS_ACTION, &request, patience).await else {
-            return;
+#[async_trait]
+impl Ask for HeldFooterCalls {
+    type Question = FooterOf;
+    type Answer = Found;
+    const CALLS: usize = CALLS_AT_ONCE;
+    const QUESTIONS: usize = FILES_PER_CALL;
+
+    async fn ask(&self, id: &str, files: Vec<FooterOf>, answers: Answers<Found>) {
+        call((self.0.as_ref(), id), HELD_FOOTERS_ACTION, files, answers).await;
+    }
+}
+
+/// Calls a node for footers, until plans leave it alone.
+async fn call((pool, id): (&PeerPool, &str), action: &str, files: Vec<FooterOf>, answers: Answers<Found>) {
+    tokio::select! {
+        () = take_in((pool, id), action, files, answers) => {}
+        () = pool.paces().left_alone(id) => {}
+    }
+}
+
+async fn take_in((pool, id): (&PeerPool, &str), action: &str, files: Vec<FooterOf>, mut answers: Answers<Found>) {
+    let (patience, request) = (Patience::Plan, FootersRequest { files });
+    let Some(mut parts) = pool.ask(id, action, &request, patience).await else {
+        return;
+    };
+    for _ in &request.files {
+        let part = match timeout(patience.timeout(), next_piece(&mut parts)).await {
+            Ok(part) => part.and_then(FooterPart::decode),
+            Err(elapsed) => return pool.is_late(id, &elapsed, patience),
         };
-        for _ in &request.files {
-            let part = match timeout(patience.timeout(), next_piece(&mut parts)).await {
-                Ok(part) => part.and_then(FooterPart::decode),
-                Err(elapsed) => return pool.is_late(id, &elapsed, patience),
-            };
-            let answered = part.and_then(|part| {
-                let (file, is_late) = (
-                    usize::try_from(part.file).unwrap_or(usize::MAX),
-                    part.found == Found::Late,
-                );
-                let is_asked = answers.give(file, part.found);
-                is_asked.then_some(is_late).ok_or(PieceError::NoAnswer)
-            });
-            match answered {
-                Ok(is_late) => pool.paces().answered_footer(id, is_late, Instant::now()),
-                Err(error) => return pool.broke_off(id, &error),
-            }
+        let answered = part.and_then(|part| {
+            let (file, is_late) = (
+                usize::try_from(part.file).unwrap_or(usize::MAX),
+                part.found == Found::Late,
+            );
+            let is_asked = answers.give(file, part.found);
+            is_asked.then_some(is_late).ok_or(PieceError::NoAnswer)
+        });
+        match answered {
+            Ok(is_late) => pool.paces().answered_footer(id, is_late, Instant::now()),
+            Err(error) => return pool.broke_off(id, &error),
         }
     }
 }
@@ -255,6 +287,7 @@ pub struct FooterHolders {
     pool: Arc<PeerPool>,
     sight: Arc<Sight>,
     footers: Arc<Batches<FooterCalls>>,
+    held: Arc<Batches<HeldFooterCalls>>,
 }
 
 impl fmt::Debug for FooterHolders {
@@ -271,14 +304,25 @@ impl FooterHolders {
             pool: Arc::clone(pool),
             sight: Arc::clone(sight),
             footers: Batches::new(FooterCalls(Arc::clone(pool))),
+            held: Batches::new(HeldFooterCalls(Arc::clone(pool))),
         }
     }
 
     /// Those that may hold the footers of these files, or, where none are given, of any file.
     pub fn of(self: &Arc<Self>, files: Vec<FileKey>, reach: Reach) -> Arc<dyn Peers> {
+        self.peers(files, reach, None)
+    }
+
+    /// The same for a plan that asks storage at a pace; what owners ask of it for the plan is charged to that.
+    pub fn at_pace(self: &Arc<Self>, files: Vec<FileKey>, pace: &Arc<Errand>) -> Arc<dyn Peers> {
+        self.peers(files, Reach::Owner, Some(Arc::clone(pace)))
+    }
+
+    fn peers(self: &Arc<Self>, files: Vec<FileKey>, reach: Reach, pace: Option<Arc<Errand>>) -> Arc<dyn Peers> {
         Arc::new(FooterPeers {
             holders: Arc::clone(self),
             reach,
+            pace,
             files,
             known: OnceCell::new(),
         })
@@ -294,7 +338,7 @@ impl FooterHolders {
     /// What the owner gives of a footer.
     async fn footer(&self, owner: &str, file: &FileKey) -> Option<Bytes> {
         let asked = FooterOf::of(file);
-        if asked.uri.len() + asked.generation.len() > MOST_NAME_BYTES {
+        if asked.is_long() {
             return None;
         }
         match self.footers.ask(owner, asked).await {
@@ -308,6 +352,41 @@ impl FooterHolders {
                 None
             }
         }
+    }
+
+    /// What the owner gives of a footer that it holds.
+    async fn held_footer(&self, owner: &str, file: &FileKey) -> Option<Bytes> {
+        let asked = FooterOf::of(file);
+        if asked.is_long() {
+            return None;
+        }
+        let Found::Given(footer) = self.held.ask(owner, asked).await? else {
+            return None;
+        };
+        count_read(u64::try_from(footer.len()).unwrap_or(u64::MAX));
+        Some(footer)
+    }
+
+    /// What the owner gives of a footer, which it reads when the turn of that has come.
+    async fn footer_at_pace(&self, owner: &str, file: &FileKey, pace: &Errand) -> Option<Bytes> {
+        let asked = Instant::now();
+        if let Some(held) = self.held_footer(owner, file).await {
+            return Some(held);
+        }
+        let first_bytes = first_footer_bytes(file.size);
+        let pass = pace.turn(first_bytes).await?;
+        // Others may have had it read while this waited. What was charged is given back then.
+        if asked.elapsed() >= HELD_LATELY
+            && let Some(held) = self.held_footer(owner, file).await
+        {
+            return Some(held);
+        }
+        pass.spend();
+        let given = self.footer(owner, file).await?;
+        // A long one took a second read.
+        let all_bytes = u64::try_from(given.len()).unwrap_or(u64::MAX);
+        pace.charge(all_bytes.saturating_sub(first_bytes));
+        Some(given)
     }
 
     /// Of which of these files a node holds anything; of none where it does not say soon. This is advice.
@@ -331,6 +410,8 @@ struct FooterPeers {
     holders: Arc<FooterHolders>,
     /// Whether owners are asked to read through, for a plan, or this node reads through itself.
     reach: Reach,
+    /// What owners' requests to storage are charged to, where the plan has a bound on them.
+    pace: Option<Arc<Errand>>,
     files: Vec<FileKey>,
     /// Of those of them that this node has to find itself: who said to hold anything.
     known: OnceCell<HashMap<FileId, Vec<String>>>,
@@ -396,6 +477,14 @@ impl Peers for FooterPeers {
         let mut request = PagesRequest::of(file, &bytes);
         if let Some(owner) = owner {
             if !pool.has_nothing(&owner, id) {
+                if let Some(pace) = &self.pace {
+                    let held = pool.pages(&owner, id, &request, patience).await;
+                    if held.is_some() {
+                        return held;
+                    }
+                    // It is paid off before the next turn, and not waited for: readers may wait for these bytes.
+                    pace.charge(bytes.end - bytes.start);
+                }
                 request.read_through = true;
                 request.holders.clone_from(&others);
                 let given = pool.pages(&owner, id, &request, patience).await;
@@ -420,7 +509,10 @@ impl Peers for FooterPeers {
 
     async fn footer(&self, file: &FileKey) -> Option<Bytes> {
         let (owner, _) = self.whom(file);
-        self.holders.footer(&owner?, file).await
+        match &self.pace {
+            Some(pace) => self.holders.footer_at_pace(&owner?, file, pace).await,
+            None => self.holders.footer(&owner?, file).await,
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::batches::{Answers, Ask, Batches};
-use super::footers::{FOOTER_TIMEOUT, FooterCalls, FooterOf, Found, KNOWN_ACTION};
+use super::footers::{FOOTER_TIMEOUT, FooterCalls, FooterOf, Found, HeldFooterCalls, KNOWN_ACTION};
 use super::pass::Pass;
 use super::peers::{Directory, PLAN_TIMEOUT, Patience, PeerPool};
 use super::remote::RemoteStore;
@@ -319,6 +319,44 @@ async fn what_is_held_of_a_file_that_no_mount_shows_is_given_as_pages() {
     assert_eq!(asks.ask("asked", asked).await, Some(Found::AsPages));
     let other = footer_of("s3://bucket/other".to_owned());
     assert_eq!(asks.ask("asked", other).await, Some(Found::Missing));
+    served.stop().await;
+}
+
+/// Whoever may ask storage for so much a second alone learns so what costs nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_footer_that_is_not_held_is_not_read_for_who_asks_for_what_is_held() {
+    let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut content = vec![7_u8; 400];
+    content.extend(100_u32.to_le_bytes());
+    content.extend(b"PAR1");
+    std::fs::write(data.path().join("a.parquet"), content).unwrap();
+    let mount = format!("/m=file://{}", data.path().display());
+    let served = serve_with(folder.path(), "127.0.0.1:0", &["--mount", &mount]).await;
+    let path = NsPath::parse("/m/a.parquet").unwrap();
+    let listed = served.node.datasets.tree().file(&path).await.unwrap().unwrap();
+    let key = listed.ufs.key_of(&listed.info);
+    let asked = || FooterOf {
+        uri: key.uri.to_string(),
+        generation: key.generation.to_string(),
+        size: key.size,
+    };
+    let peers = connected(&Heard::of(&served)).await;
+    let (held, read) = (
+        Batches::new(HeldFooterCalls(Arc::clone(&peers))),
+        Batches::new(FooterCalls(peers)),
+    );
+    for _ in 0..2 {
+        assert_eq!(held.ask("asked", asked()).await, Some(Found::Missing));
+    }
+    let given = read.ask("asked", asked()).await;
+    assert!(
+        matches!(&given, Some(Found::Given(footer)) if footer.len() == 108),
+        "{given:?}"
+    );
+    while !served.node.cache.arriving_files().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(held.ask("asked", asked()).await, given);
     served.stop().await;
 }
 

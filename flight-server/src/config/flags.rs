@@ -109,7 +109,8 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     fetch_bytes: Option<String>,
 
-    /// Missing pages this close to each other are fetched together, with what lies between [default: 1MiB]
+    /// Missing pages this close to each other are fetched together, with what lies between; by a preload 64KiB at most
+    /// [default: 1MiB]
     #[arg(long, value_name = "SIZE", value_parser = checked_bytes)]
     #[serde(skip_serializing_if = "Option::is_none")]
     fetch_gap_bytes: Option<String>,

@@ -10,7 +10,7 @@ use jetbridge_cache::Cache;
 use jetbridge_cache::Footer;
 use jetbridge_cache::ReadError;
 use jetbridge_cache::key::FileKey;
-use jetbridge_cache::page::{OpenFile, Peers};
+use jetbridge_cache::page::{Errand, OpenFile, Peers};
 use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{Layout, PartitionColumn, PartitionValue, is_hidden, is_parquet, layout};
 use jetbridge_catalog::path::NsPath;
@@ -81,13 +81,14 @@ fn is_data(path: &NsPath, file: &Listed) -> bool {
     relative(path, file).is_some_and(|rel| !is_hidden(rel) && is_parquet(rel))
 }
 
-/// Reads the footers of `files` and merges their schemas. Whoever drops it stops that: what storage was asked for comes and is
-/// kept, and of others who wait for the same footer one reads on.
+/// Reads the footers of `files` and merges their schemas; at a pace where one is given. Whoever drops it stops that: what storage
+/// was asked for comes and is kept, and of others who wait for the same footer one reads on.
 pub(super) async fn load(
     cache: &Arc<Cache>,
     holders: &Arc<FooterHolders>,
     path: &NsPath,
     files: Files,
+    pace: Option<&Arc<Errand>>,
 ) -> Result<Dataset, ServiceError> {
     let Files { columns, files } = files;
     let mut schemas = HashSet::new();
@@ -97,11 +98,13 @@ pub(super) async fn load(
         true => FOOTERS_ASKED_AT_ONCE,
         false => FOOTERS_AT_ONCE,
     };
-    let mut footers = stream::iter(opened(holders, files))
+    let pace = pace.cloned();
+    let mut footers = stream::iter(opened(holders, files, pace.as_ref()))
         .map(move |file| {
             let cache = Arc::clone(&cache);
             let reading = OpenFile {
                 peers: file.peers,
+                errand: pace.clone(),
                 ..file.open.clone()
             };
             let footer = AbortOnDropHandle::new(tokio::spawn(async move { cache.footer(&reading).await }));
@@ -142,7 +145,11 @@ struct Opened {
 }
 
 /// Opens the files of a dataset, of which other nodes are asked for many together.
-fn opened(holders: &Arc<FooterHolders>, files: Vec<(Listed, Vec<PartitionValue>)>) -> Vec<Opened> {
+fn opened(
+    holders: &Arc<FooterHolders>,
+    files: Vec<(Listed, Vec<PartitionValue>)>,
+    pace: Option<&Arc<Errand>>,
+) -> Vec<Opened> {
     let later = holders.of(Vec::new(), Reach::Owner);
     let open = |(listed, values): (Listed, Vec<PartitionValue>)| Opened {
         open: open_file(&listed, &later),
@@ -154,7 +161,10 @@ fn opened(holders: &Arc<FooterHolders>, files: Vec<(Listed, Vec<PartitionValue>)
     if holders.are_there() {
         for together in opened.chunks_mut(FILES_TOGETHER) {
             let keys = together.iter().map(|file| file.open.key.clone()).collect();
-            let peers = holders.of(keys, Reach::Owner);
+            let peers = match pace {
+                Some(pace) => holders.at_pace(keys, pace),
+                None => holders.of(keys, Reach::Owner),
+            };
             for file in together {
                 file.peers = Some(Arc::clone(&peers));
             }

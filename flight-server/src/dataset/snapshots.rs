@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::BoxStream;
 use jetbridge_cache::Cache;
+use jetbridge_cache::page::Errand;
 use jetbridge_catalog::mount::Freshness;
 use jetbridge_catalog::path::NsPath;
 use moka::sync::Cache as Moka;
@@ -49,6 +50,14 @@ struct Known {
 }
 
 impl Known {
+    fn of(dataset: &Arc<Dataset>, checked: Instant) -> Self {
+        Self {
+            is_whole: dataset.files.iter().all(|file| file.summary.is_ok()),
+            dataset: Arc::clone(dataset),
+            checked,
+        }
+    }
+
     fn is_fresh(&self, freshness: Freshness) -> bool {
         match freshness {
             Freshness::Immutable => self.is_whole || self.checked.elapsed() < BROKEN_MAX_AGE,
@@ -98,34 +107,81 @@ impl Datasets {
         }
         let (checked, refreshes) = (Instant::now(), self.refreshes.load(Ordering::SeqCst));
         let files = load::list(&self.tree, path).await?;
-        let dataset = match known.take() {
-            Some(known) if is_same(&known.dataset, &files) => known.dataset,
-            _ => {
-                let dataset = Arc::new(load::load(&self.cache, &self.footers, path, files).await?);
-                contents::drop_outdated(&self.cache, self.tree.table(), &dataset).await;
-                dataset
-            }
-        };
-        *known = Some(Known {
-            is_whole: dataset.files.iter().all(|file| file.summary.is_ok()),
-            dataset: Arc::clone(&dataset),
-            checked,
-        });
+        let before = known.take().map(|known| known.dataset);
+        let (dataset, is_new) = self.loaded(path, files, before, None).await?;
+        if is_new {
+            contents::drop_outdated(&self.cache, self.tree.table(), &dataset).await;
+        }
+        *known = Some(Known::of(&dataset, checked));
         drop(known);
+        self.keep(path, slot, refreshes);
+        Ok(dataset)
+    }
+
+    /// The same, its footers read at a pace. Nobody who asks for the dataset meanwhile waits for that: they load it themselves,
+    /// and this one goes on with what is read by then.
+    ///
+    /// # Errors
+    /// As [`Datasets::get`].
+    pub async fn get_at_pace(&self, path: &NsPath, pace: &Arc<Errand>) -> Result<Arc<Dataset>, ServiceError> {
+        let freshness = self.tree.freshness(path)?;
+        let slot = self.slots.get_with(path.clone(), Arc::default);
+        let before = match slot.lock().await.as_ref() {
+            Some(known) if known.is_fresh(freshness) => return Ok(Arc::clone(&known.dataset)),
+            known => known.map(|known| Arc::clone(&known.dataset)),
+        };
+        let (checked, refreshes) = (Instant::now(), self.refreshes.load(Ordering::SeqCst));
+        let files = load::list(&self.tree, path).await?;
+        let (dataset, is_new) = self.loaded(path, files, before, Some(pace)).await?;
+        let mut known = slot.lock().await;
+        if let Some(later) = known.as_ref().filter(|known| known.checked >= checked) {
+            return Ok(Arc::clone(&later.dataset));
+        }
+        if is_new {
+            contents::drop_outdated(&self.cache, self.tree.table(), &dataset).await;
+        }
+        *known = Some(Known::of(&dataset, checked));
+        drop(known);
+        self.keep(path, slot, refreshes);
+        Ok(dataset)
+    }
+
+    /// The dataset of the files that were listed, and whether it is another than the one that was known.
+    async fn loaded(
+        &self,
+        path: &NsPath,
+        files: Files,
+        before: Option<Arc<Dataset>>,
+        pace: Option<&Arc<Errand>>,
+    ) -> Result<(Arc<Dataset>, bool), ServiceError> {
+        if let Some(before) = before.filter(|before| is_same(before, &files)) {
+            return Ok((before, false));
+        }
+        let dataset = load::load(&self.cache, &self.footers, path, files, pace).await?;
+        Ok((Arc::new(dataset), true))
+    }
+
+    /// Keeps what a slot holds now, unless something was refreshed since so many refreshes.
+    fn keep(&self, path: &NsPath, slot: Arc<Slot>, refreshes: u64) {
         self.slots.insert(path.clone(), slot);
         if self.refreshes.load(Ordering::SeqCst) != refreshes {
             self.slots.invalidate(path);
         }
-        Ok(dataset)
     }
 
-    /// The dataset at `path` in parts, as its files are listed, from the storage as it is now. Nothing of it is kept.
-    pub fn parts(&self, path: &NsPath) -> BoxStream<'static, Result<Dataset, ServiceError>> {
+    /// The dataset at `path` in parts, as its files are listed, from the storage as it is now; its footers read at a pace where
+    /// one is given. Nothing of it is kept.
+    pub fn parts(
+        &self,
+        path: &NsPath,
+        pace: Option<&Arc<Errand>>,
+    ) -> BoxStream<'static, Result<Dataset, ServiceError>> {
         parts::parts(
             self.tree.clone(),
             Arc::clone(&self.cache),
             Arc::clone(&self.footers),
             path,
+            pace.cloned(),
         )
     }
 

@@ -421,12 +421,14 @@ impl<P> Board<P> {
         turn.had.insert(task.job.clone(), had.saturating_add(cost));
     }
 
-    /// What each worker that has something to do for a job may ask of storage.
-    fn rate_of(&self, job: &str) -> Option<u64> {
+    /// What each worker that has something to do for a job may ask of storage; and so may whoever plans it, while it is planned.
+    pub fn rate_of(&self, job: &str) -> Option<u64> {
         let turn = self.jobs.get(job)?;
         let bandwidth = turn.terms.bandwidth?;
-        let is_at_work = |worker: &&WorkerTurn| worker.in_hand.iter().any(|id| turn.tasks.contains(id));
-        let at_work = self.workers.values().filter(is_at_work).count();
+        // What is in hand of an earlier round goes on while the next one is planned.
+        let is_of_job = |id: &TaskId| self.tasks.get(id).is_some_and(|task| task.job == job);
+        let is_at_work = |worker: &&WorkerTurn| worker.in_hand.iter().any(is_of_job);
+        let at_work = self.workers.values().filter(is_at_work).count() + usize::from(turn.listing);
         Some((bandwidth / to_u64(at_work).max(1)).max(1))
     }
 

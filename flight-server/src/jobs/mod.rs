@@ -14,6 +14,7 @@
 //! | `jobs/office.rs` | who schedules |
 //! | `jobs/scheduler.rs` | the scheduler: rounds, checkpoints, ends |
 //! | `jobs/planner.rs`, `jobs/room.rs` | paths to tasks; whether they fit |
+//! | `jobs/pace.rs`, `jobs/holders.rs` | how fast plans ask storage; who holds what, for verifications |
 //! | `jobs/board.rs` | who does what next, without clock or sockets |
 //! | `jobs/task.rs` | what scheduler and workers tell each other |
 //! | `jobs/work.rs`, `jobs/turns.rs` | a worker's side; whose turn it is there |
@@ -28,7 +29,9 @@
 //! never restart.
 
 pub mod board;
+pub mod holders;
 pub mod office;
+pub mod pace;
 pub mod planner;
 pub mod record;
 pub mod room;

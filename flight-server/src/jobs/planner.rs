@@ -1,7 +1,8 @@
 //! From a job's paths to tasks: the same plan as a read's, gathered by owner.
 //!
 //! Small files of one owner go together into one task, and a large file is as many tasks as it has splits, or fewer.
-//! A file that cannot be planned fails for itself.
+//! A file that cannot be planned fails for itself. A preload's tasks are for the workers that are to hold the data, and a
+//! verification's for all that hold some of it ([`super::holders`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +12,14 @@ use tokio::sync::mpsc;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::board::NewTask;
+use super::holders::Holders;
+use super::pace::Pace;
 use super::record::{Failure, FailureKind};
 use super::room::{self, Demand, Room};
 use super::spec::{JobSpec, Kind};
 use super::task::Work;
 use crate::cluster::Role;
-use crate::dataset::{Dataset, Fingerprint};
+use crate::dataset::{DataFile, Dataset, Fingerprint};
 use crate::error::ServiceError;
 use crate::node::Node;
 use crate::plan::{self, MAX_RUN_FILES, Plan, Run};
@@ -75,6 +78,8 @@ pub struct Planner<'a> {
     pub spec: &'a JobSpec,
     /// What the tasks are to do.
     pub work: Work,
+    /// What planning asks of storage.
+    pub pace: Pace,
 }
 
 impl Planner<'_> {
@@ -106,11 +111,11 @@ impl Planner<'_> {
             let needs = room::needs(self.node, batches.iter().flat_map(|batch| &batch.tasks)).await;
             room::check(&needs, self.demand())?;
         }
-        let refused = room.refused(paths.first().map_or("/", String::as_str));
-        batches.extend(refused.map(|failure| Batch {
-            failures: vec![failure],
+        let failures = room.refused(paths.first().map_or("/", String::as_str));
+        batches.push(Batch {
+            failures,
             ..Batch::default()
-        }));
+        });
         for batch in batches {
             // Whoever listened has gone where this fails.
             let _ = out.send(batch).await;
@@ -125,20 +130,28 @@ impl Planner<'_> {
     pub async fn all(&self, paths: &[String]) -> Result<Vec<Batch>, ServiceError> {
         let mut batches = Vec::with_capacity(paths.len());
         for path in paths {
-            let dataset = self.node.dataset(path).await?;
+            let dataset = self.dataset(path).await?;
             batches.push(self.of(path, dataset, TASK_BYTES).await?);
         }
         Ok(batches)
     }
 
+    async fn dataset(&self, path: &str) -> Result<Arc<Dataset>, ServiceError> {
+        let path = self.node.locate(path)?;
+        match self.pace.errand() {
+            Some(pace) => self.node.datasets.get_at_pace(&path, pace).await,
+            None => self.node.datasets.get(&path).await,
+        }
+    }
+
     async fn whole(&self, path: &str, room: &mut Room) -> Result<Batch, ServiceError> {
-        let dataset = self.node.dataset(path).await?;
+        let dataset = self.dataset(path).await?;
         let batch = self.of(path, dataset, room.task_bytes(TASK_BYTES)).await?;
         Ok(room.fit(batch))
     }
 
     async fn in_parts(&self, path: &str, room: &mut Room, out: &mpsc::Sender<Batch>) -> Result<(), ServiceError> {
-        let mut parts = self.node.datasets.parts(&self.node.locate(path)?);
+        let mut parts = self.node.datasets.parts(&self.node.locate(path)?, self.pace.errand());
         let mut some = false;
         while let Some(dataset) = parts.next().await {
             let batch = self.of(path, Arc::new(dataset?), room.task_bytes(TASK_BYTES)).await?;
@@ -158,6 +171,11 @@ impl Planner<'_> {
     /// The tasks of a dataset, of about so many stored bytes.
     async fn of(&self, path: &str, dataset: Arc<Dataset>, task_bytes: u64) -> Result<Batch, ServiceError> {
         let (dataset, failures) = readable(dataset);
+        let dataset = self.paced(dataset);
+        let holders = match self.kind {
+            Kind::Verify => Holders::of(self.node, &dataset).await,
+            Kind::Preload => Holders::default(),
+        };
         let scan = self.spec.scan(path);
         let lineage = match self.spec.replicas {
             Some(copies) => self.node.lineage_of(&dataset, usize::try_from(copies).unwrap_or(1)),
@@ -169,6 +187,7 @@ impl Planner<'_> {
         let mut gather = Gather {
             planned: &planned,
             node: self.node,
+            holders: &holders,
             work: self.work,
             weight: self.spec.priority.weight(),
             task_bytes,
@@ -181,12 +200,27 @@ impl Planner<'_> {
         Ok(Batch { tasks, files, failures })
     }
 
+    /// The dataset, opened so that footers which a predicate needs and the cache has let go of are read at the job's pace too.
+    fn paced(&self, dataset: Arc<Dataset>) -> Arc<Dataset> {
+        let Some(pace) = self.pace.errand().filter(|_| self.spec.filter.is_some()) else {
+            return dataset;
+        };
+        let peers = self.node.cluster.footers.at_pace(Vec::new(), pace);
+        let mut files = dataset.files.clone();
+        for file in &mut files {
+            file.open.errand = Some(Arc::clone(pace));
+            file.open.peers = Some(Arc::clone(&peers));
+        }
+        Arc::new(with_files(&dataset, files))
+    }
+
     /// What the workers have room for, where no more than that is to be loaded.
     async fn room(&self) -> Room {
-        match self.kind == Kind::Preload && self.spec.partial {
+        let room = match self.kind == Kind::Preload && self.spec.partial {
             true => Room::of(self.node, self.demand()).await,
             false => Room::unbounded(),
-        }
+        };
+        room.for_copies(self.spec.replicas)
     }
 
     /// Which tiers the job fills.
@@ -218,14 +252,18 @@ fn readable(dataset: Arc<Dataset>) -> (Arc<Dataset>, Vec<Failure>) {
         .filter(|file| file.summary.is_ok())
         .cloned()
         .collect();
-    let readable = Dataset {
+    (Arc::new(with_files(&dataset, files)), broken)
+}
+
+/// The dataset with other files.
+fn with_files(dataset: &Dataset, files: Vec<DataFile>) -> Dataset {
+    Dataset {
         path: dataset.path.clone(),
         schema: Arc::clone(&dataset.schema),
         partitions: dataset.partitions.clone(),
         files,
         fingerprint: Fingerprint::default(),
-    };
-    (Arc::new(readable), broken)
+    }
 }
 
 /// Why something failed, by what the error says of it.
@@ -259,6 +297,8 @@ pub fn failure(path: &str, error: &ServiceError) -> Failure {
 struct Gather<'a> {
     planned: &'a Arc<Planned>,
     node: &'a Node,
+    /// Those that may hold something besides the owners, and have the task too then.
+    holders: &'a Holders,
     work: Work,
     weight: u64,
     task_bytes: u64,
@@ -277,6 +317,11 @@ impl Gather<'_> {
         if workers.is_empty() && self.node.cluster.role() != Role::Coordinator {
             // A node that is alone needs no placement to be the one that reads.
             workers.push(self.node.cluster.id().to_owned());
+        }
+        for holder in self.holders.of_run(&self.planned.plan.dataset, &run) {
+            if !workers.iter().any(|known| known == holder) {
+                workers.push(holder.to_owned());
+            }
         }
         let bytes = stored_bytes(&self.planned.plan, &run);
         let is_full = |open: &NewTask<Run>| {

@@ -106,12 +106,12 @@ pub struct Failure {
     pub tries: u32,
 }
 
-/// What was compared with the storage.
+/// What was compared with the storage, on all workers together: each copy counts. [`WorkerShare`] has it by worker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedCount {
-    /// Row groups of which something was held and compared.
+    /// Row groups of which something was held and compared, times workers that held it.
     pub row_groups: u64,
-    /// Bytes of storage that were compared with.
+    /// Bytes of storage that were compared with, once for each copy.
     pub bytes: u64,
     /// Pages and chunks that were not what they should be; they are held no more, or were loaded anew.
     pub damaged: u64,
@@ -134,6 +134,15 @@ pub struct WorkerShare {
     pub bytes: u64,
     /// Of these, those done.
     pub bytes_done: u64,
+    /// Of what it held, row groups of which something was compared with the storage.
+    #[serde(default)]
+    pub verified_row_groups: u64,
+    /// Bytes of storage that were compared with.
+    #[serde(default)]
+    pub verified_bytes: u64,
+    /// Pages and chunks of it that were not what they should be.
+    #[serde(default)]
+    pub damaged: u64,
     /// Tasks that it has in hand.
     pub tasks_running: u64,
     /// Tasks that it has done.

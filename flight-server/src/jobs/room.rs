@@ -1,7 +1,7 @@
 //! What the workers' tiers have room for, before anything is loaded.
 //!
 //! Room is counted against what a tier can hold, not against what is free in it now: what a job asks for is worth more
-//! than what happens to be there.
+//! than what happens to be there. Copies want workers besides room: more of them than there are workers do not fit either.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::board::NewTask;
 use super::planner::Batch;
 use super::record::{Failure, FailureKind};
+use super::spec::JobSpec;
 use crate::capacity;
 use crate::error::ServiceError;
 use crate::node::Node;
@@ -118,6 +119,28 @@ pub fn check(needs: &[Need], demand: Demand) -> Result<(), ServiceError> {
     })
 }
 
+/// Refuses, with figures, more copies than there are workers to hold one each.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED.
+pub fn check_copies(node: &Node, spec: &JobSpec) -> Result<(), ServiceError> {
+    let workers = node.cluster.view().placement.seats().len();
+    let is_more = |copies: &u32| usize::try_from(*copies).is_ok_and(|copies| copies > workers);
+    let otherwise = match spec.metadata_only {
+        true => "",
+        false => ", or with `partial` for as many as there are",
+    };
+    match spec.replicas.filter(is_more) {
+        // Where none has a place yet, that is waited for.
+        Some(copies) if workers > 0 => Err(ServiceError::Full {
+            what: format!(
+                "{copies} workers were to hold each part, and the cluster has {workers}; ask for fewer `replicas`{otherwise}"
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// What the workers have room for while a job is planned.
 #[derive(Debug)]
 pub struct Room {
@@ -126,6 +149,11 @@ pub struct Room {
     left: Option<BTreeMap<String, (u64, u64)>>,
     refused_row_groups: u64,
     refused_bytes: u64,
+    /// Workers that are to hold each part; 0 where no number was asked for.
+    copies: usize,
+    /// Row groups that fewer are to hold, and how many copies of them are missing.
+    short_row_groups: u64,
+    missing_copies: u64,
 }
 
 impl Room {
@@ -140,6 +168,19 @@ impl Room {
             left: None,
             refused_row_groups: 0,
             refused_bytes: 0,
+            copies: 0,
+            short_row_groups: 0,
+            missing_copies: 0,
+        }
+    }
+
+    /// The same where so many workers are to hold each part.
+    #[must_use]
+    pub fn for_copies(self, copies: Option<u32>) -> Self {
+        let copies = copies.and_then(|copies| usize::try_from(copies).ok());
+        Self {
+            copies: copies.unwrap_or(0),
+            ..self
         }
     }
 
@@ -177,7 +218,18 @@ impl Room {
         if self.left.is_some() {
             batch.tasks.retain(|task| self.take(task));
         }
+        for task in &batch.tasks {
+            self.count_copies(task);
+        }
         batch
+    }
+
+    fn count_copies<P>(&mut self, task: &NewTask<P>) {
+        let missing = self.copies.saturating_sub(task.workers.len());
+        if missing > 0 {
+            self.short_row_groups += task.row_groups;
+            self.missing_copies += task.row_groups * u64::try_from(missing).unwrap_or(u64::MAX);
+        }
     }
 
     fn take<P>(&mut self, task: &NewTask<P>) -> bool {
@@ -198,22 +250,72 @@ impl Room {
         true
     }
 
-    /// What was left out, as a failure of the job.
+    /// What was left out, as failures of the job.
     #[must_use]
-    pub fn refused(&self, path: &str) -> Option<Failure> {
-        (self.refused_row_groups > 0).then(|| Failure {
+    pub fn refused(&self, path: &str) -> Vec<Failure> {
+        let failure = |error: String| Failure {
             path: path.to_owned(),
             row_group: None,
             kind: FailureKind::Capacity,
-            error: format!(
+            error,
+            tries: 0,
+        };
+        let left_out = (self.refused_row_groups > 0).then(|| {
+            failure(format!(
                 "{} row groups of {} stored bytes were left out: the workers have no room for them",
                 self.refused_row_groups, self.refused_bytes
-            ),
-            tries: 0,
-        })
+            ))
+        });
+        let short = (self.missing_copies > 0).then(|| {
+            failure(format!(
+                "{} workers were to hold each part, and there are not so many: {} copies of {} row groups are missing",
+                self.copies, self.missing_copies, self.short_row_groups
+            ))
+        });
+        left_out.into_iter().chain(short).collect()
     }
 }
 
 fn usable(capacity_bytes: u64) -> u64 {
     capacity_bytes / 100 * USABLE_PERCENT
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn task(workers: &[&str], row_groups: u64) -> NewTask<()> {
+        NewTask {
+            identity: 0,
+            workers: workers.iter().map(|&id| id.to_owned()).collect(),
+            files: vec![0],
+            row_groups,
+            bytes: 100,
+            decoded_bytes: 0,
+            mount: "/m".to_owned(),
+            payload: (),
+        }
+    }
+
+    fn failures(copies: Option<u32>) -> Vec<Failure> {
+        let mut room = Room::unbounded().for_copies(copies);
+        for task in [task(&["a", "b"], 5), task(&["b", "a"], 7)] {
+            room.count_copies(&task);
+        }
+        room.refused("/m")
+    }
+
+    #[test]
+    fn copies_that_nobody_is_there_for_are_missing() {
+        for copies in [None, Some(1), Some(2)] {
+            assert_eq!(failures(copies), [], "{copies:?}");
+        }
+        let missing = failures(Some(4));
+        assert_eq!(missing.len(), 1);
+        assert_eq!(
+            (missing[0].kind, missing[0].path.as_str()),
+            (FailureKind::Capacity, "/m")
+        );
+        assert!(missing[0].error.contains("4 workers") && missing[0].error.contains("24 copies of 12 row groups"));
+    }
 }

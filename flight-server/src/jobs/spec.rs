@@ -93,7 +93,7 @@ pub struct JobSpec {
     pub tier: Tier,
     /// How many workers shall hold it: the owner, then those that stand in for it. None: as many as the mount says.
     pub replicas: Option<u32>,
-    /// Bytes a second that all workers together may ask of storage for it.
+    /// Bytes a second that all nodes together may ask of storage for it, those that plan it included.
     pub bandwidth: Option<u64>,
     /// Whether to compare what is held with the storage.
     pub verify: bool,
@@ -215,22 +215,13 @@ impl PreloadBody {
     /// # Errors
     /// INVALID_ARGUMENT that names the option.
     pub fn check(self) -> Result<Submission, ServiceError> {
+        self.check_effects()?;
         let paths = paths(self.path, self.paths)?;
         if self
             .replicas
             .is_some_and(|replicas| replicas == 0 || replicas > MAX_REPLICAS)
         {
             return Err(ServiceError::invalid(format!("replicas must be 1 to {MAX_REPLICAS}")));
-        }
-        if self.metadata_only && self.verify {
-            return Err(ServiceError::invalid(
-                "metadata_only loads no data, so there is nothing to verify: leave out one of them",
-            ));
-        }
-        if self.partial_listing && self.dry_run {
-            return Err(ServiceError::invalid(
-                "a dry run tells what all files come to, so it needs them all listed: leave out partial_listing",
-            ));
         }
         Ok(Submission {
             kind: Kind::Preload,
@@ -252,6 +243,35 @@ impl PreloadBody {
                 every: self.every.map(Every::seconds).transpose()?,
             },
         })
+    }
+
+    /// Refuses options that would have no effect beside others: whoever gives them expects one.
+    fn check_effects(&self) -> Result<(), ServiceError> {
+        let of_data = [
+            ("tier", self.tier.is_some()),
+            ("verify", self.verify),
+            ("skip_if_cached", self.skip_if_cached),
+            ("partial", self.partial),
+        ];
+        let idle = of_data
+            .into_iter()
+            .find(|(_, is_given)| self.metadata_only && *is_given);
+        if let Some((name, _)) = idle {
+            return Err(ServiceError::invalid(format!(
+                "metadata_only brings footers and no data, and {name} is about data: leave out one of them"
+            )));
+        }
+        if self.partial_listing && self.dry_run {
+            return Err(ServiceError::invalid(
+                "a dry run tells what all files come to, so it needs them all listed: leave out partial_listing",
+            ));
+        }
+        if self.every.is_some() && self.dry_run {
+            return Err(ServiceError::invalid(
+                "a dry run makes no job, so nothing of it is repeated: leave out every",
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -362,14 +382,36 @@ mod tests {
             (r#"{"path": "/a", "replicas": 0}"#, "replicas"),
             (r#"{"path": "/a", "tier": "tape"}"#, "tape"),
             (r#"{"path": "/a", "every": "0s"}"#, "every"),
+            (r#"{"path": "/a", "dry_run": true, "every": "1h"}"#, "every"),
             (
-                r#"{"path": "/a", "metadata_only": true, "verify": true}"#,
-                "metadata_only",
+                r#"{"path": "/a", "dry_run": true, "partial_listing": true}"#,
+                "partial_listing",
             ),
         ] {
             let error = submitted(json).unwrap_err();
             assert!(error.contains(word), "{json}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_about_data_goes_with_no_footers_alone() {
+        for option in [
+            r#""tier": "both""#,
+            r#""verify": true"#,
+            r#""skip_if_cached": true"#,
+            r#""partial": true"#,
+        ] {
+            let error = submitted(&format!(r#"{{"path": "/a", "metadata_only": true, {option}}}"#)).unwrap_err();
+            let name = option.split('"').nth(1).unwrap();
+            assert!(
+                error.contains("metadata_only") && error.contains(name),
+                "{option}: {error}"
+            );
+        }
+        let rest = r#"{"path": "/a", "metadata_only": true, "verify": false, "partial": false, "columns": ["x"],
+            "where": "x > 1", "replicas": 2, "bandwidth": 9, "partial_listing": true, "priority": "low", "max_failures": 1,
+            "every": "1h"}"#;
+        assert_eq!(submitted(rest).unwrap().spec.tier, Tier::Both);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use futures::stream::{self, BoxStream};
 use jetbridge_catalog::meta::{Entry, Expect, MetaError, MetaStore, WatchEvent};
 use serde::Serialize;
 
+use super::pace::Pace;
 use super::planner::Planner;
 use super::record::{CANCEL_PREFIX, JOB_PREFIX, Job, OPEN_PREFIX, State};
 use super::room::{self, Need};
@@ -68,6 +69,11 @@ pub async fn submit(node: &Node, submission: Submission) -> Result<Submitted, Se
         canonical.push(node.locate(path)?.to_string());
     }
     let job = Job::new(kind, canonical, spec, String::new());
+    let copies = room::check_copies(node, &job.options);
+    let has_copies = copies.is_ok();
+    if !dry_run && !job.options.partial {
+        copies?;
+    }
     if job.options.partial_listing {
         // It is planned as it goes, but not for a path that is nothing.
         for path in &job.paths {
@@ -75,14 +81,19 @@ pub async fn submit(node: &Node, submission: Submission) -> Result<Submitted, Se
         }
         return queued(node, job).await;
     }
-    let planner = Planner {
-        node,
-        kind,
-        spec: &job.options,
-        work: work_of(&job),
-    };
     let patience = if dry_run { Duration::MAX } else { PLAN_PATIENCE };
-    let batches = match tokio::time::timeout(patience, planner.all(&job.paths)).await {
+    let (planned, demand) = {
+        let planner = Planner {
+            node,
+            kind,
+            spec: &job.options,
+            work: work_of(&job),
+            pace: Pace::of(&job.options),
+        };
+        let planned = tokio::time::timeout(patience, planner.all(&job.paths)).await;
+        (planned, planner.demand())
+    };
+    let batches = match planned {
         // It can wait for a worker, and for a storage that is slow: then the job says what is wrong with it.
         Ok(Err(ServiceError::Busy { .. })) if !dry_run => return queued(node, job).await,
         Err(_elapsed) => return queued(node, job).await,
@@ -98,14 +109,14 @@ pub async fn submit(node: &Node, submission: Submission) -> Result<Submitted, Se
             row_groups: tasks().map(|task| task.row_groups).sum(),
             bytes: tasks().map(|task| task.bytes).sum(),
             decoded_bytes: tasks().map(|task| task.decoded_bytes).sum(),
-            fits: room::fits(&needs, planner.demand()),
+            fits: has_copies && room::fits(&needs, demand),
             workers: needs,
             paths: job.paths,
             options: job.options,
         })));
     }
     if kind == Kind::Preload && !job.options.partial {
-        room::check(&needs, planner.demand())?;
+        room::check(&needs, demand)?;
     }
     queued(node, job).await
 }

@@ -365,8 +365,10 @@ impl Doing {
         };
         if damaged > 0 {
             let words = format!(
-                "{} pages and {} decoded columns were not what the storage has, and are held no more as they were",
-                verified.damaged_pages, verified.damaged_chunks
+                "{} pages and {} decoded columns that {} held were not what the storage has, and are held no more as they were",
+                verified.damaged_pages,
+                verified.damaged_chunks,
+                self.node.cluster.id()
             );
             report.failures.push(failure(FailureKind::Damaged, words));
         }

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 
 # Below the range from which the kernel takes the ports of outgoing connections, with room for +10000.
 LOWEST, HIGHEST = 11_000, 21_000
+
+
+def own_ports() -> range:
+    """Of this process among those that run tests side by side: none finds free what another is about to bind."""
+    count, worker = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    # One that takes the place of another that died has a number beyond the count.
+    each, number = (HIGHEST - LOWEST) // count, int(worker.removeprefix("gw")) % count
+    return range(LOWEST + number * each, LOWEST + (number + 1) * each)
 
 
 def free_port() -> int:
@@ -17,13 +26,13 @@ def free_port() -> int:
 def free_pairs(count: int, offset: int = 10_000) -> list[int]:
     """Ports that are free together with the port `offset` above each (SeaweedFS puts its gRPC there)."""
     found: list[int] = []
-    candidates = random.sample(range(LOWEST, HIGHEST), 500)
+    candidates = random.sample(own_ports(), 500)
     for port in candidates:
         if is_free(port) and is_free(port + offset):
             found.append(port)
             if len(found) == count:
                 return found
-    raise OSError(f"no {count} free ports between {LOWEST} and {HIGHEST}")
+    raise OSError(f"no {count} free ports in {own_ports()}")
 
 
 def is_free(port: int) -> bool:

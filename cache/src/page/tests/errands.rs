@@ -324,3 +324,31 @@ async fn readers_and_errands_share_their_loads() {
         assert!(f.tier.holds(&f.file, &ranges[0]));
     }
 }
+
+#[tokio::test]
+async fn what_is_compared_is_asked_for_in_requests_no_larger_than_others() {
+    let f = in_memory(2_550).await;
+    let errand = Errand::new(true);
+    assert_eq!(f.ensure(&errand, 0..2_550).await, None);
+    let before = f.fetched().len();
+    let checked = f.tier.check(&errand, &f.file, &[0..2_550], false).await.unwrap();
+    assert_eq!((checked.bytes, checked.damaged_pages), (2_550, 0));
+    let mut asked = f.fetched().split_off(before);
+    asked.sort_by_key(|range| range.start);
+    assert_eq!(asked, [0..1_000, 1_000..2_000, 2_000..2_550]);
+}
+
+#[tokio::test]
+async fn where_pages_are_held_is_told_in_ranges() {
+    let f = in_memory(10_050).await;
+    assert_eq!(f.tier.held_ranges(&f.file.key), []);
+    let errand = Errand::new(true);
+    for range in [250..420, 1_000..1_001, 6_000..6_300, 10_001..10_050] {
+        assert_eq!(f.ensure(&errand, range).await, None);
+    }
+    // Pages 2 to 4 and page 10 are close to each other, and the last page is a short one.
+    let ranges = f.tier.held_ranges(&f.file.key);
+    assert_eq!(ranges, [200..1_100, 6_000..6_300, 10_000..10_050]);
+    assert_eq!(f.ensure(&errand, 0..10_050).await, None);
+    assert_eq!(f.tier.held_ranges(&f.file.key), [0..10_050]);
+}

@@ -176,3 +176,38 @@ async fn what_is_pinned_comes_in_at_its_first_read() {
     let held = rig.preload(&file.split(&Errand::new(true)), &file.schema, skip).await;
     assert!(held.iter().all(|group| group.skipped), "{held:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_something_is_held_is_told() {
+    let columns = two_columns(100_000);
+    let rig = Rig::in_memory().await;
+    let file = rig.file("a", &columns, 25_000).await;
+    let groups = &file.footer.row_groups;
+    assert_eq!(groups.len(), 4);
+    assert!(groups.windows(2).all(|pair| pair[0].span.end <= pair[1].span.start));
+    assert_eq!(rig.cache.held_parts(""), []);
+    let (demands, looks) = (file.split(&Errand::new(true)), file.split(&Errand::new(false)));
+    let decoded = rig.cache.preload(&looks, RowGroup(0), &file.schema, DECODED).await;
+    assert!(is_whole(&decoded.unwrap()));
+    let raw = rig.cache.preload(&demands, RowGroup(1), &file.schema, RAW).await;
+    assert!(is_whole(&raw.unwrap()));
+    let held = rig.cache.held_parts("memory://m/a");
+    assert_eq!(held.len(), 1);
+    assert_eq!(held[0].file, file.file.key.id());
+    assert_eq!(held[0].row_groups.iter().copied().collect::<Vec<_>>(), [RowGroup(0)]);
+    // A page at each end may be there for what lies beside it; the last row group lies in the footer's pages too.
+    let is_in = |group: usize| {
+        let span = groups[group].span.start + 4_096..groups[group].span.end - 4_096;
+        let ranges = &held[0].ranges;
+        ranges
+            .iter()
+            .any(|range| range.start < span.end && span.start < range.end)
+    };
+    assert_eq!([0, 1, 2, 3].map(is_in), [false, true, false, true]);
+    assert_eq!(rig.cache.held_parts("memory://n"), []);
+    // Whoever holds nothing of a file has nothing to compare, and reads no footer to find that out.
+    let (other, before) = (Cache::open(CacheConfig::default()).unwrap(), rig.store.reads().len());
+    let compared = other.verify(&looks, RowGroup(0), &file.schema).await.unwrap();
+    assert_eq!(compared.verified, Some(Verified::default()));
+    assert_eq!(rig.store.reads().len(), before);
+}

@@ -1,8 +1,10 @@
 //! Where a local mount is, and which of its paths may be opened.
 
-use std::fs::{self, Metadata};
+use std::fs::{self, File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 
 use super::super::ObjectInfo;
 use super::super::error::{Operation, Subject, UfsError, UfsErrorKind};
@@ -71,6 +73,18 @@ impl LocalFolder {
             Ok(real)
         } else {
             Err(LocalFault::Outside)
+        }
+    }
+
+    /// Opens something that exists, for reading.
+    ///
+    /// The kernel goes the way to it once and stops at a link. Without one the way is the real path, which lies below the mount's
+    /// folder: nothing else has to be asked. In all other cases the real path is found out first, at a call for each folder in it.
+    pub(super) fn opened(&self, rel: &str) -> Result<File, LocalFault> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        match openat2(CWD, self.join(rel)?, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+            Ok(file) => Ok(file.into()),
+            Err(_) => Ok(File::open(self.existing(rel)?)?),
         }
     }
 

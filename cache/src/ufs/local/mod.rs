@@ -96,7 +96,7 @@ pub(super) async fn head(shared: &Arc<Shared>, rel: &str) -> Result<Option<Objec
 /// Reads bytes of one generation.
 pub(super) async fn read(shared: &Arc<Shared>, rel: &str, key: &FileKey, range: Range<u64>) -> Result<Bytes, UfsError> {
     let (path, expected) = (rel.to_owned(), key.generation.clone());
-    let work = move |local: &LocalFolder| read::pinned(&local.existing(&path)?, &expected, range);
+    let work = move |local: &LocalFolder| read::pinned(&local.opened(&path)?, &expected, range);
     blocking(shared, Operation::Get, rel, work).await
 }
 

@@ -12,7 +12,6 @@
 use std::fs::{File, Metadata};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -25,9 +24,8 @@ use crate::key::{Generation, to_usize};
 const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 /// Reads a range, all of it from the expected generation.
-pub(super) fn pinned(path: &Path, expected: &Generation, range: Range<u64>) -> Result<Bytes, LocalFault> {
-    let file = File::open(path)?;
-    let before = settled(&file)?;
+pub(super) fn pinned(file: &File, expected: &Generation, range: Range<u64>) -> Result<Bytes, LocalFault> {
+    let before = settled(file)?;
     if !before.is_file() {
         return Err(LocalFault::Io(std::io::ErrorKind::NotFound.into()));
     }

@@ -29,10 +29,11 @@ use super::observe::Failure;
 use super::sql;
 use crate::capacity::CAPACITY_ACTION;
 use crate::cluster::clock::CLOCK_ACTION;
-use crate::cluster::footers::{FOOTERS_ACTION, KNOWN_ACTION};
+use crate::cluster::footers::{FOOTERS_ACTION, HELD_FOOTERS_ACTION, KNOWN_ACTION};
 use crate::cluster::peers::{MAX_BODY_BYTES, PAGES_ACTION, RESIDENCY_ACTION};
 use crate::cluster::remote::{META_CALL_ACTION, META_PREFIX, META_WATCH_ACTION};
 use crate::error::ServiceError;
+use crate::jobs::holders::HOLDS_ACTION;
 use crate::jobs::task::PULL_ACTION;
 use crate::node::Node;
 use crate::statements::CANCEL_QUERIES_ACTION;
@@ -162,6 +163,7 @@ pub(super) async fn run(node: &Arc<Node>, action: &Action, from_node: Result<(),
     match name {
         PAGES_ACTION => Ok(peers::pages(node, parse(action)?).await?),
         FOOTERS_ACTION => Ok(peers::footers(node, &parse(action)?)?),
+        HELD_FOOTERS_ACTION => Ok(peers::held_footers(node, &parse(action)?)?),
         META_WATCH_ACTION => Ok(meta::watch(node, &parse(action)?)?),
         "preload.watch" => Ok(jobs::watch(node, &parse(action)?).await?),
         _ => {
@@ -202,6 +204,7 @@ async fn one(node: &Arc<Node>, action: &Action) -> Result<Bytes, ServiceError> {
         "RenewFlightEndpoint" => standard::renew_flight_endpoint(node, body),
         RESIDENCY_ACTION => json(&peers::residency(node, parse(action)?).await?),
         KNOWN_ACTION => json(&peers::known(node, &parse(action)?)?),
+        HOLDS_ACTION => json(&peers::holds(node, parse(action)?).await?),
         CLOCK_ACTION => json(&peers::clock(node, &parse(action)?)),
         "cluster.members" => json(&cluster::members(node, &parse(action)?)),
         "locate" => json(&cluster::locate(node, &parse(action)?).await?),

@@ -1,4 +1,5 @@
-//! `peer.pages`, `peer.footers`, `peer.known`, `peer.residency`, `peer.clock`: what nodes of a cluster ask each other.
+//! `peer.pages`, `peer.footers`, `peer.held_footers`, `peer.known`, `peer.holds`, `peer.residency`, `peer.clock`: what nodes of a
+//! cluster ask each other.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,11 +21,12 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::Nothing;
 use crate::cluster::clock::ClockAnswer;
 use crate::cluster::footers::{
-    FILES_PER_CALL, FOOTER_TIMEOUT, FooterOf, FooterPart, FootersRequest, Found, KnownAnswer, KnownRequest,
-    MAX_KNOWN_FILES, MOST_FOOTER_BYTES,
+    FILES_PER_CALL, FOOTER_TIMEOUT, FOOTERS_ACTION, FooterOf, FooterPart, FootersRequest, Found, HELD_FOOTERS_ACTION,
+    KnownAnswer, KnownRequest, MAX_KNOWN_FILES, MOST_FOOTER_BYTES,
 };
 use crate::cluster::peers::{PagesHead, PagesRequest, PeerReads, Reach, ResidencyAnswer, ResidencyRequest};
 use crate::error::ServiceError;
+use crate::jobs::holders::{self, HoldsAnswer, HoldsRequest};
 use crate::node::Node;
 use crate::redeem;
 
@@ -81,13 +83,7 @@ pub(super) async fn pages(node: &Arc<Node>, request: PagesRequest) -> Result<Par
 /// While footers are read, what comes for them is among the loads in flight, whose room is bounded. They take their share of
 /// the memory that peers may have once they are there: as much as they are, and not for as long as storage takes.
 pub(super) fn footers(node: &Arc<Node>, request: &FootersRequest) -> Result<Parts, ServiceError> {
-    if request.files.len() > FILES_PER_CALL {
-        return Err(ServiceError::invalid(format!(
-            "peer.footers: at most {FILES_PER_CALL} files"
-        )));
-    }
-    let files: Result<Vec<FileKey>, _> = request.files.iter().map(FooterOf::key).collect();
-    let files = files.map_err(|error| ServiceError::invalid(format!("peer.footers: {error}")))?;
+    let files = asked_files(FOOTERS_ACTION, request)?;
     let peers = node.cluster.footers.of(files.clone(), Reach::Held);
     let node = Arc::clone(node);
     let parts = stream::iter((0u32..).zip(files)).map(move |(file, key)| {
@@ -98,12 +94,41 @@ pub(super) fn footers(node: &Arc<Node>, request: &FootersRequest) -> Result<Part
             encoded(&node, FooterPart { file, found }).await
         }
     });
-    let parts = parts.buffer_unordered(FOOTERS_AT_ONCE).map(|(body, room)| {
+    Ok(as_found(parts.buffer_unordered(FOOTERS_AT_ONCE)))
+}
+
+/// Gives those footers whose pages are held here; of all others it says that they are missing.
+pub(super) fn held_footers(node: &Arc<Node>, request: &FootersRequest) -> Result<Parts, ServiceError> {
+    let files = asked_files(HELD_FOOTERS_ACTION, request)?;
+    let node = Arc::clone(node);
+    let parts = stream::iter((0u32..).zip(files)).map(move |(file, key)| {
+        let node = Arc::clone(&node);
+        async move {
+            let found = held_footer(&node, key).await;
+            encoded(&node, FooterPart { file, found }).await
+        }
+    });
+    Ok(as_found(parts.buffer_unordered(FOOTERS_AT_ONCE)))
+}
+
+fn asked_files(action: &str, request: &FootersRequest) -> Result<Vec<FileKey>, ServiceError> {
+    if request.files.len() > FILES_PER_CALL {
+        return Err(ServiceError::invalid(format!(
+            "{action}: at most {FILES_PER_CALL} files"
+        )));
+    }
+    let files: Result<Vec<FileKey>, _> = request.files.iter().map(FooterOf::key).collect();
+    files.map_err(|error| ServiceError::invalid(format!("{action}: {error}")))
+}
+
+/// Footers in the order in which they are found.
+fn as_found(parts: impl futures::Stream<Item = (Bytes, Option<OwnedSemaphorePermit>)> + Send + 'static) -> Parts {
+    let bodies = parts.map(|(body, room)| {
         // Its share is given back now that it is taken.
         drop(room);
         Ok::<_, Status>(arrow_flight::Result { body })
     });
-    Ok(parts.boxed())
+    bodies.boxed()
 }
 
 /// Of which file versions anything is held here. An id that is none counts as not held.
@@ -118,6 +143,15 @@ pub(super) fn known(node: &Node, request: &KnownRequest) -> Result<KnownAnswer, 
     Ok(KnownAnswer {
         known: request.files.iter().map(is_known).collect(),
     })
+}
+
+/// Where something is held here of the files whose URIs begin with what is asked about.
+pub(super) async fn holds(node: &Node, request: HoldsRequest) -> Result<HoldsAnswer, ServiceError> {
+    let files = holders::own(node, request.prefix).await;
+    let files = files.ok_or_else(|| ServiceError::Internal {
+        what: "looking at what is held".to_owned(),
+    })?;
+    Ok(HoldsAnswer { files })
 }
 
 /// Where the rows of tickets are now. A ticket that does not open here counts as not held.
@@ -165,6 +199,16 @@ async fn footer(node: &Node, key: FileKey, peers: Arc<dyn Peers>) -> Found {
         // Whoever asked finds out for itself what is wrong with it.
         Err(ReadError::Corrupt { .. } | ReadError::LimitExceeded { .. }) => Found::AsPages,
         Err(_) => Found::Missing,
+    }
+}
+
+async fn held_footer(node: &Node, key: FileKey) -> Found {
+    let Some(file) = open(node, key, None) else {
+        return Found::Missing;
+    };
+    match node.cache.held_footer(&file, MOST_FOOTER_BYTES).await {
+        Ok(Some(footer)) => Found::Given(footer),
+        Ok(None) | Err(_) => Found::Missing,
     }
 }
 

@@ -162,6 +162,9 @@ impl Sums {
             share.row_groups_done += counts.row_groups_done;
             share.bytes += bytes;
             share.bytes_done += counts.bytes_done.min(bytes);
+            share.verified_row_groups += counts.verified_row_groups;
+            share.verified_bytes += counts.verified_bytes;
+            share.damaged += counts.damaged;
             share.tasks_done += u64::from(done.is_some());
             if done.is_none() && copy == task.at {
                 share.tasks_running += u64::from(task.standing == Standing::InHand);
@@ -190,6 +193,9 @@ impl WorkerShare {
             row_groups_done: 0,
             bytes: 0,
             bytes_done: 0,
+            verified_row_groups: 0,
+            verified_bytes: 0,
+            damaged: 0,
             tasks_running: 0,
             tasks_done: 0,
         }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::jobs::record::{FailureKind, Progress};
+use crate::jobs::record::{FailureKind, Progress, WorkerShare};
 use crate::jobs::spec::Priority;
 use crate::jobs::task::Counts;
 
@@ -296,6 +296,26 @@ fn a_rate_is_shared_by_those_at_work() {
 }
 
 #[test]
+fn whoever_plans_has_a_share_of_the_rate() {
+    let bounded = || JobTerms {
+        bandwidth: Some(120),
+        ..terms(Priority::Normal)
+    };
+    let mut board = Board::default();
+    board.begin("job", bounded());
+    assert_eq!(board.rate_of("job"), Some(120), "it is alone");
+    board.add("job", vec![task(&["a"], 0), task(&["b"], 1)], 2, Vec::new());
+    board.pull(NOW, &pull("a", 1, 1, vec![]));
+    assert_eq!(board.rate_of("job"), Some(60));
+    assert_eq!(board.pull(NOW, &pull("b", 1, 1, vec![])).1["job"], Some(40));
+    board.listed("job");
+    assert_eq!(board.rate_of("job"), Some(60));
+    // What is in hand goes on while the next round is planned.
+    board.begin("job", bounded());
+    assert_eq!(board.rate_of("job"), Some(40));
+}
+
+#[test]
 fn what_was_found_outlives_the_round_that_found_it() {
     let mut board = board(vec![task(&["a"], 0), task(&["a"], 1)]);
     let given = board.pull(NOW, &pull("a", 1, 2, vec![])).0;
@@ -312,6 +332,28 @@ fn what_was_found_outlives_the_round_that_found_it() {
     board.jobs.get_mut("job").unwrap().terms.verifies = true;
     let told = progress(&mut board);
     assert_eq!((told.failures_total, told.verified.unwrap().damaged), (2, 2));
+}
+
+#[test]
+fn what_was_compared_is_told_by_worker() {
+    let mut board = board(vec![task(&["a", "b"], 0)]);
+    board.jobs.get_mut("job").unwrap().terms.verifies = true;
+    for (worker, damaged) in [("a", 0), ("b", 3)] {
+        let given = board.pull(NOW, &pull(worker, 1, 1, vec![])).0;
+        let mut report = done(given[0]);
+        report.counts.verified_row_groups = 1;
+        report.counts.verified_bytes = 100;
+        report.counts.damaged = damaged;
+        board.pull(NOW, &pull(worker, 1, 0, vec![report]));
+    }
+    let told = progress(&mut board);
+    let verified = told.verified.unwrap();
+    assert_eq!((verified.row_groups, verified.bytes, verified.damaged), (2, 200, 3));
+    let each = |share: &WorkerShare| (share.verified_row_groups, share.verified_bytes, share.damaged);
+    assert_eq!(
+        told.workers.iter().map(each).collect::<Vec<_>>(),
+        [(1, 100, 0), (1, 100, 3)]
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! One job that is not over.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use jetbridge_cache::page::Errand;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::ServiceError;
@@ -23,6 +25,8 @@ pub(super) struct Live {
     pub(super) revision: u64,
     pub(super) is_cancelled: bool,
     pub(super) planning: Option<AbortOnDropHandle<()>>,
+    /// What the last planning asks of storage, where the job has a bound on that.
+    pub(super) pace: Option<Arc<Errand>>,
     /// The placement that the round was planned under.
     pub(super) epoch: u64,
     pub(super) stale_rounds: u32,
@@ -133,8 +137,8 @@ impl Job {
 pub fn work_of(job: &Job) -> Work {
     let options = &job.options;
     let loads = job.kind == Kind::Preload && !options.metadata_only;
-    // Later runs are about what is new or changed.
-    let repeats = options.every.is_some() && job.runs > 0;
+    // Later runs are about what is new or changed, unless each is to look at what is held.
+    let repeats = options.every.is_some() && job.runs > 0 && !options.verify;
     Work {
         raw: loads && options.tier.has_raw(),
         decoded: loads && options.tier.has_decoded(),

@@ -13,6 +13,7 @@ use super::Scheduler;
 use super::live::{Deposed, Live, NOT_PLANNED, Planned, What, work_of};
 use crate::error::ServiceError;
 use crate::jobs::board::Board;
+use crate::jobs::pace::Pace;
 use crate::jobs::planner::{Batch, Payload, Planner};
 use crate::jobs::record::{CANCEL_PREFIX, JOB_PREFIX, Job, State, unix_ms_now};
 use crate::jobs::submit::decode;
@@ -108,6 +109,7 @@ impl Lives {
             revision,
             is_cancelled: false,
             planning: None,
+            pace: None,
             epoch: 0,
             stale_rounds: 0,
             failed_plans: 0,
@@ -225,13 +227,24 @@ impl Lives {
         live.is_dirty = true;
         live.planned = Instant::now();
         live.epoch = scheduler.node.cluster.view().epoch();
-        let terms = live.terms();
+        let (terms, pace) = (live.terms(), Pace::of(&live.job.options));
         scheduler.with_board(|board, _| board.begin(id, terms));
+        live.pace = pace.errand().cloned();
         let (round, job) = (live.job.round, live.job.clone());
         let (node, planned) = (Arc::clone(&scheduler.node), self.planned.clone());
         let span = tracing::info_span!("job", id = %id, round);
-        let plan = async move { plan(&node, &job, &planned).await };
+        let plan = async move { plan(&node, &job, pace, &planned).await };
         live.planning = Some(AbortOnDropHandle::new(tokio::spawn(plan.instrument(span))));
+        self.share_pace(id);
+    }
+
+    /// Leaves a plan of the job's bandwidth what the workers leave of it.
+    fn share_pace(&self, id: &str) {
+        let pace = self.jobs.get(id).and_then(|live| live.pace.as_ref());
+        let rate = self.scheduler.with_board(|board, _| board.rate_of(id)).flatten();
+        if let (Some(pace), Some(rate)) = (pace, rate) {
+            pace.set_rate(Some(rate));
+        }
     }
 
     async fn look_at(&mut self, id: &str) -> Result<(), Deposed> {
@@ -246,6 +259,7 @@ impl Lives {
             if live.job.error.is_some() {
                 return self.conclude(id, State::Failed).await;
             }
+            self.share_pace(id);
             self.look_at_round(id).await?;
         }
         self.checkpoint(id).await
@@ -282,7 +296,7 @@ impl Lives {
 }
 
 /// Plans a round, batch by batch.
-async fn plan(node: &Node, job: &Job, out: &mpsc::Sender<Planned>) {
+async fn plan(node: &Node, job: &Job, pace: Pace, out: &mpsc::Sender<Planned>) {
     let tell = |what| {
         out.send(Planned {
             job: job.id.clone(),
@@ -300,6 +314,7 @@ async fn plan(node: &Node, job: &Job, out: &mpsc::Sender<Planned>) {
         kind: job.kind,
         spec: &job.options,
         work: work_of(job),
+        pace,
     };
     let (batches, mut planned) = mpsc::channel(4);
     let (outcome, ()) = tokio::join!(
@@ -453,6 +468,26 @@ mod tests {
         office.lives.jobs.get_mut(&id).unwrap().is_dirty = true;
         assert!(office.lives.look_at(&id).await.is_err(), "it was not deposed");
         assert_eq!(office.written().await.round, 5);
+    }
+
+    #[test]
+    fn a_preload_that_verifies_does_so_in_each_run() {
+        let skips = |verify, skip_if_cached, runs| {
+            let spec = JobSpec {
+                verify,
+                skip_if_cached,
+                every: Some(60.0),
+                ..spec()
+            };
+            let mut job = Job::new(Kind::Preload, vec!["/a".to_owned()], spec, String::new());
+            job.runs = runs;
+            let work = work_of(&job);
+            assert_eq!(work.verify, verify);
+            work.skip_held
+        };
+        assert_eq!([0, 1, 2].map(|runs| skips(true, false, runs)), [false; 3]);
+        assert_eq!([0, 1, 2].map(|runs| skips(false, false, runs)), [false, true, true]);
+        assert!(skips(true, true, 1), "what is to be skipped by word is skipped");
     }
 
     #[tokio::test(flavor = "multi_thread")]
