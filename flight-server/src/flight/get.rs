@@ -9,7 +9,9 @@
 //! Batches that are sent as they lie in memory are encoded where they are asked for, since that is references only. To
 //! compress one takes milliseconds: that is done on the threads that decode, one batch ahead of the transport.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -28,6 +30,10 @@ use super::{BoxedStream, raw, sql};
 use crate::error::ServiceError;
 use crate::node::Node;
 use crate::redeem;
+
+/// How long headers and schema wait for the first rows: many times as long as rows take that are held, and not to be felt where
+/// they have to be fetched.
+const FIRST_PIECE_PATIENCE: Duration = Duration::from_millis(2);
 
 /// What answers a ticket.
 pub(super) struct Answer {
@@ -66,10 +72,12 @@ pub(super) async fn stream(
         }
     }
     let rows = redeemed.rows();
-    let pieces = rows.batches.map_ok(Piece::from).boxed();
+    let mut pieces = rows.batches.map_ok(Piece::from).peekable();
+    // What is at hand goes out with the headers and the schema, in one write. It stays the next of the stream, be it an error.
+    let _ = tokio::time::timeout(FIRST_PIECE_PATIENCE, Pin::new(&mut pieces).peek()).await;
     Ok(Answer {
         chosen,
-        messages: messages(node, &rows.schema, pieces, limit_bytes, chosen.wire)?,
+        messages: messages(node, &rows.schema, pieces.boxed(), limit_bytes, chosen.wire)?,
         pause: Some(rows.pause),
     })
 }

@@ -12,6 +12,7 @@ use super::account::Extent;
 use super::error::Trouble;
 use super::file::{CachedFile, Paths, Writer, extents_of};
 use super::folder::Operation;
+use super::handles::Open;
 use super::health::{Event, FolderHealth};
 use super::place::{Candidate, choose};
 use super::presence::extent_of;
@@ -232,17 +233,20 @@ impl DiskPages {
         let paths = Paths::of(&self.folder_of(file).path, file.id());
         self.fs().create_dir(&paths.shard)?;
         let header = file.header.encode(self.page_size);
-        let named = self
-            .fs()
-            .create(&paths.unnamed, &header)
-            .and_then(|()| self.fs().rename(&paths.unnamed, &paths.table));
-        if let Err(error) = named {
+        let created = self.fs().create(&paths.unnamed, &header);
+        let named = created.and_then(|table| {
+            self.fs().rename(&paths.unnamed, &paths.table)?;
+            Ok(table)
+        });
+        let table = named.inspect_err(|_| {
             // What is left of it is removed at the next start otherwise.
             let _ = self.fs().remove(&paths.unnamed);
-            return Err(error);
-        }
+        })?;
         writer.created = true;
-        self.fs().create(&paths.data, &[])
+        let data = self.fs().create(&paths.data, &[])?;
+        // Bytes are about to be written: opening both once more would take as long as that.
+        self.handles.get(file.serial, || Ok(Open { data, table }))?;
+        Ok(())
     }
 
     /// Pages that follow one another: their bytes, then their slots, and then they are held.

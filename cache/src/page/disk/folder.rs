@@ -207,8 +207,7 @@ pub(super) fn probe(path: &Path, fs: &dyn FileSystem) -> io::Result<()> {
 }
 
 fn write_and_free(path: &Path, fs: &dyn FileSystem) -> io::Result<()> {
-    fs.create(path, &[0xA5; 8192])?;
-    let file = fs.open(path)?;
+    let file = fs.create(path, &[0xA5; 8192])?;
     fs.punch(&file, 0..4096)?;
     let mut read = vec![0; 8192];
     fs.read_at(&file, 0, &mut read)?;

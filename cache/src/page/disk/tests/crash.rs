@@ -34,7 +34,7 @@ impl Change {
         let open = |path: &PathBuf| LocalFs.open(&folder.join(path));
         match self {
             Self::CreateDir(path) => LocalFs.create_dir(&folder.join(path)).unwrap(),
-            Self::Create(path, bytes) => LocalFs.create(&folder.join(path), bytes).unwrap(),
+            Self::Create(path, bytes) => drop(LocalFs.create(&folder.join(path), bytes).unwrap()),
             Self::Rename(from, to) => LocalFs.rename(&folder.join(from), &folder.join(to)).unwrap(),
             Self::Remove(path) => LocalFs.remove(&folder.join(path)).unwrap(),
             Self::Write(path, offset, bytes) => LocalFs.write_at(&open(path).unwrap(), *offset, bytes).unwrap(),

@@ -193,7 +193,7 @@ impl FileSystem for Watched {
         (self.0)(&Call::CreateDir(path))?;
         LocalFs.create_dir(path)
     }
-    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
         (self.0)(&Call::Create(path, bytes))?;
         LocalFs.create(path, bytes)
     }
