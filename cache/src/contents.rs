@@ -59,25 +59,30 @@ impl Cache {
     }
 
     /// Where something is held of the file versions whose URIs begin with `prefix`; without those that [`Cache::held_files`]
-    /// leaves out.
+    /// leaves out. None where that is more than `most` ranges and row groups together.
     #[must_use]
-    pub fn held_parts(&self, prefix: &str) -> Vec<HeldParts> {
-        let mut files = self.held_keys();
-        files.retain(|_, key| key.uri.starts_with(prefix));
-        let parts_of = |(file, key): (FileId, FileKey)| HeldParts {
-            file,
-            ranges: self.engine.pages.held_ranges(&key),
-            row_groups: self
-                .engine
-                .chunks
-                .held(file)
-                .iter()
-                .map(|(chunk, _)| chunk.row_group)
-                .collect(),
-        };
-        let mut held: Vec<HeldParts> = files.into_iter().map(parts_of).collect();
-        held.retain(|parts| !parts.ranges.is_empty() || !parts.row_groups.is_empty());
-        held
+    pub fn held_parts(&self, prefix: &str, most: usize) -> Option<Vec<HeldParts>> {
+        let (mut held, mut parts) = (Vec::new(), 0);
+        for (file, key) in self.held_keys() {
+            if !key.uri.starts_with(prefix) {
+                continue;
+            }
+            let chunks = self.engine.chunks.held(file);
+            let of_file = HeldParts {
+                file,
+                ranges: self.engine.pages.held_ranges(&key),
+                row_groups: chunks.iter().map(|(chunk, _)| chunk.row_group).collect(),
+            };
+            match of_file.ranges.len() + of_file.row_groups.len() {
+                0 => continue,
+                more => parts += more,
+            }
+            if parts > most {
+                return None;
+            }
+            held.push(of_file);
+        }
+        Some(held)
     }
 
     /// The file versions that something may be held of.

@@ -1,6 +1,8 @@
 //! The folders of the disk cache: how much each may hold, and the thread that looks after them.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,7 +31,10 @@ pub(crate) fn open(
             path: folder.path.clone(),
             capacity_bytes: match folder.capacity_bytes {
                 Some(bytes) => bytes,
-                None => spare_bytes(&folder.path)?,
+                None => {
+                    create(&folder.path)?;
+                    spare_bytes(slice::from_ref(&folder.path))?
+                }
             },
         })
     });
@@ -44,20 +49,38 @@ pub(crate) fn open(
     Ok(Some(pages))
 }
 
-/// The share of the disk's free space, what the folder holds already counted as free.
-fn spare_bytes(path: &Path) -> Result<u64, OpenError> {
-    let failed = |source| OpenError::Space {
+fn create(path: &Path) -> Result<(), OpenError> {
+    std::fs::create_dir_all(path).map_err(|source| unknown(path, source))
+}
+
+fn unknown(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Space {
         path: path.to_owned(),
         source,
+    }
+}
+
+/// What folders of one disk may hold together that have no size: their share of its free space, with what they hold already.
+/// They need not be there yet.
+///
+/// # Errors
+/// A disk that does not say what is free on it, a folder that cannot be read.
+pub fn spare_bytes(folders: &[PathBuf]) -> Result<u64, OpenError> {
+    let Some(first) = folders.first() else {
+        return Ok(0);
     };
-    std::fs::create_dir_all(path).map_err(failed)?;
-    let disk = statvfs(path).map_err(|error| failed(error.into()))?;
-    let held = held_bytes(path).map_err(failed)?;
-    Ok(disk.f_bavail.saturating_mul(disk.f_frsize).saturating_add(held) / FREE_SHARE)
+    let there = first.ancestors().find(|path| path.exists()).unwrap_or(first);
+    let disk = statvfs(there).map_err(|error| unknown(first, error.into()))?;
+    let mut bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
+    for folder in folders.iter().filter(|folder| folder.exists()) {
+        let held = held_bytes(folder).map_err(|source| unknown(folder, source))?;
+        bytes = bytes.saturating_add(held);
+    }
+    Ok(bytes / FREE_SHARE)
 }
 
 /// Bytes that the files below a folder take on disk.
-fn held_bytes(path: &Path) -> std::io::Result<u64> {
+fn held_bytes(path: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     /// What `st_blocks` counts, whatever the disk's own blocks are.
     const BLOCK_BYTES: u64 = 512;

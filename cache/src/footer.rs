@@ -261,7 +261,11 @@ impl FooterCache {
     async fn get_or_read(&self, file: &OpenFile, pages: &PageTier, pool: &CpuPool) -> Result<Arc<Footer>, ReadError> {
         let id = file.key.id();
         let is_paced = file.errand.as_ref().is_some_and(|errand| errand.is_paced());
-        let footer = if is_paced && !self.footers.contains_key(&id) {
+        let footer = if is_paced {
+            // It never is the one who reads while others wait, so it looks and reads before it says that it has something.
+            if let Some(footer) = self.footers.get(&id).await {
+                return Ok(footer);
+            }
             let found = stored::find(file, (pages, &self.given), &self.limits, When::AtItsPace).await?;
             self.footers.try_get_with(id, self.keep(file, found, pool)).await
         } else {

@@ -77,6 +77,7 @@ use self::scan::{Engine, PausableScan, Pause, Poison, Residency, ScanBatch, Scan
 
 pub use self::contents::{HeldColumn, HeldFile, HeldParts};
 pub use self::error::ReadError;
+pub use self::folders::spare_bytes;
 pub use self::footer::{ColumnStatistics, Footer, RowGroupInfo, first_footer_bytes};
 pub use self::limits::ReadLimits;
 pub use self::preload::{Brought, Capacity, Unkept, Verified, Want};

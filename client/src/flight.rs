@@ -37,8 +37,8 @@ const WIRE_HEADER: HeaderName = HeaderName::from_static("x-jetbridge-wire");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
 
-/// A server may end the stream of a client that takes nothing for as long as this; ours waits a minute unless told otherwise.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A server may end the stream of a client that takes nothing for as long as this; ours waits five minutes unless told otherwise.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rows that came.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 use crate::budget::Turn;
 use crate::decode::{agreed, as_planned};
 use crate::error::{Error, Result};
-use crate::flight::{Received, bytes_of};
+use crate::flight::{PATIENCE, Received, bytes_of};
 use crate::fork::{Mutex, block_on, within};
 use crate::memory::{Client, ClientError, Stopper};
 use crate::options::ClientOptions;
@@ -229,10 +229,16 @@ impl Pump {
         let begun = client.get(ticket);
         let mut batches = begun.map_err(|error| explained(error, Some(self.answers_within)))?;
         let schema = agreed(&self.schema, batches.schema())?;
+        // Whether the server was ever kept waiting so long that it may end the stream for it.
+        let mut was_slow = false;
         while let Some(batch) = batches.next() {
-            let batch = batch.map_err(|error| explained(error, self.patience))?;
+            let batch = batch.map_err(|error| {
+                let error = explained(error, self.patience);
+                if was_slow { error.of_ours() } else { error }
+            })?;
             let batch = as_planned(&schema, &batch)?;
             let bytes = bytes_of(&batch);
+            let began = Instant::now();
             let room = async {
                 tokio::select! {
                     lease = self.turn.take(bytes) => Some(lease),
@@ -255,6 +261,7 @@ impl Pump {
                 within(|| drop(sent));
                 return Ok(());
             }
+            was_slow |= began.elapsed() >= PATIENCE;
         }
         Ok(())
     }

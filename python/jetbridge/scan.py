@@ -122,8 +122,10 @@ class Scan(Rows):
             columns: the columns to load.
             where: a SQL predicate: row groups in which no row can pass it are left out.
             tier: ``raw`` (stored bytes, on disk), ``decoded`` (in memory), or ``both``, the default.
-            replicas: how many workers shall hold it; as many as the mount says.
-            bandwidth: bytes a second that all workers together may ask of storage, or a text such as ``"200MiB/s"``.
+            replicas: how many workers shall hold it, no more than there are unless ``partial``; as many as the mount
+                says.
+            bandwidth: bytes a second that all nodes together may ask of storage, footers included, or a text such as
+                ``"200MiB/s"``.
             verify: compare what is held with the storage, and load anew what differs.
             metadata_only: the files' footers alone.
             skip_if_cached: leave alone what is held already.
@@ -135,6 +137,8 @@ class Scan(Rows):
 
         Raises:
             InvalidRequestError: an option is wrong, or the scan has a limit.
+            ResourceExhaustedError: there are fewer workers than ``replicas``, or there is no room for it; not with
+                ``partial``.
 
         >>> job = client.dataset("/lake/trips").preload(columns=["fare"], tier="decoded")
         >>> job.wait(progress=False).state

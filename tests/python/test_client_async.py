@@ -257,6 +257,19 @@ def test_clients_and_scans_are_pickled_and_compared(go: Callable[..., object]) -
     go(work)
 
 
+def test_results_are_pickled(go: Callable[..., object]) -> None:
+    async def work(client: jb.AsyncClient) -> None:
+        result = await client.sql("select id from lake.trips limit 3")
+        other = pickle.loads(pickle.dumps(result))
+        async with other._client as its_client:
+            assert its_client == client
+            assert other.query == result.query
+            assert (await other.schema).names == (await result.schema).names == ["id"]
+            assert (await other.to_arrow()).num_rows == 3
+
+    go(work)
+
+
 def test_a_loop_that_is_gone_is_not_woken(local_cluster: jb.LocalCluster) -> None:
     async def leave() -> None:
         client = jb.AsyncClient(local_cluster.uri)

@@ -156,3 +156,12 @@ def test_threads_that_ask_for_rows_do_not_wait_for_each_other() -> None:
         waiting = [Asker(lambda: taker.take([0])) for _ in range(3)]
         assert Asker(lambda: taker.take([])).told() == []
         assert not any(asker.is_told for asker in waiting)
+
+
+def test_threads_that_need_the_same_rows_are_all_told_of_a_failure_and_the_next_begins_anew() -> None:
+    """They wait for one read between them."""
+    with jb.connect(f"grpc://127.0.0.1:{free_port()}", check=False, retries=0) as client:
+        taker = _native.EpochEngine(client._connection).taker(REQUEST)
+        for _ in range(2):
+            askers = [Asker(lambda: taker.take([0])) for _ in range(3)]
+            assert [type(asker.told()) for asker in askers] == [jb.UnavailableError] * 3

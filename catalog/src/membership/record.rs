@@ -66,6 +66,7 @@ pub struct Member {
     pub state: Readiness,
     /// How long its seat is kept once it is lost or drains, in milliseconds; none is as long as is usual,
     /// [`Settings::grace`](super::Settings::grace). It is a member's own word, so that all nodes give a seat up at one time.
+    /// Nodes of versions that do not know the word pass over a record that has it, so it is left out where it is as usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
 }

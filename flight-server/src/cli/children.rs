@@ -6,17 +6,20 @@
 //! then is what one wants to try.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use jetbridge_cache::{OpenError, spare_bytes};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::error::CliError;
 use super::serve::READY;
-use crate::config::{CacheDir, Loaded, MIN_SQL_MEMORY_BYTES, MetaPlace, Row, Settings};
+use crate::config::{CacheDir, Loaded, MIN_MEMORY_BYTES, MIN_SQL_MEMORY_BYTES, MetaPlace, Row, Settings};
 
 /// How long a worker may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -56,9 +59,12 @@ impl Children {
         loaded: &Loaded,
     ) -> anyhow::Result<Self> {
         let rows = loaded.rows();
+        let (settings, are_written) = (loaded.settings.clone(), are_folders_written(&rows));
+        // A disk may hang.
+        let folders = spawn_blocking(move || folders(count, &settings, are_written, spare_bytes)).await??;
         let mut children = Vec::with_capacity(usize::from(count));
-        for number in 1..=count {
-            let words = Words::of((number, count), coordinator, &loaded.settings, &rows);
+        for (number, folders) in (1..=count).zip(&folders) {
+            let words = Words::of((number, count), coordinator, &loaded.settings, &rows, folders);
             children.push(words.spawn(command(program)?)?);
         }
         for (number, child) in (1..).zip(&mut children) {
@@ -103,8 +109,7 @@ pub(super) fn check(rows: &[Row]) -> Result<(), CliError> {
 /// nothing that it could keep there.
 pub(super) fn settings_beside(workers: u16, loaded: &Loaded) -> Settings {
     let mut settings = loaded.settings.clone();
-    let is_folders = |row: &Row| row.key == "cache_dirs" && is_written(row);
-    if workers > 0 && loaded.rows().iter().any(is_folders) {
+    if workers > 0 && are_folders_written(&loaded.rows()) {
         settings.cache_dirs.clear();
     }
     settings
@@ -112,6 +117,50 @@ pub(super) fn settings_beside(workers: u16, loaded: &Loaded) -> Settings {
 
 fn is_written(row: &Row) -> bool {
     row.source != "default"
+}
+
+fn are_folders_written(rows: &[Row]) -> bool {
+    rows.iter().any(|row| row.key == "cache_dirs" && is_written(row))
+}
+
+fn data_dir(settings: &Settings, number: u16) -> PathBuf {
+    settings.data_dir.join(format!("workers/{number}"))
+}
+
+/// The cache folders of each worker: its own, since two processes cannot have one, with equal parts of what the server's may hold.
+/// Without a size that is what is `spare`, which is asked once: the disk is the same for all of them.
+///
+/// # Errors
+/// What `spare` says.
+fn folders(
+    count: u16,
+    settings: &Settings,
+    are_written: bool,
+    spare: impl Fn(&[PathBuf]) -> Result<u64, OpenError>,
+) -> Result<Vec<Vec<CacheDir>>, OpenError> {
+    let mut workers = vec![Vec::new(); usize::from(count)];
+    for dir in &settings.cache_dirs {
+        let own = |number: u16| match are_written {
+            true => dir.path.join(format!("worker-{number}")),
+            false => data_dir(settings, number).join("cache"),
+        };
+        let paths: Vec<PathBuf> = (1..=count).map(own).collect();
+        let bytes = match dir.capacity_bytes {
+            Some(bytes) => bytes,
+            None => spare(&paths)?,
+        };
+        for (worker, path) in workers.iter_mut().zip(paths) {
+            worker.push(CacheDir {
+                path,
+                capacity_bytes: Some(part(bytes, count)),
+            });
+        }
+    }
+    Ok(workers)
+}
+
+fn part(bytes: u64, count: u16) -> u64 {
+    bytes / u64::from(count.max(1))
 }
 
 /// What starts this program.
@@ -133,32 +182,42 @@ struct Words {
 }
 
 impl Words {
-    /// Those of worker `number` of `count`, from 1.
-    fn of((number, count): (u16, u16), coordinator: &str, settings: &Settings, rows: &[Row]) -> Self {
+    /// Those of worker `number` of `count`, from 1, which has these cache folders.
+    fn of(
+        (number, count): (u16, u16),
+        coordinator: &str,
+        settings: &Settings,
+        rows: &[Row],
+        folders: &[CacheDir],
+    ) -> Self {
         let written = || rows.iter().filter(|row| is_written(row));
         let inherited = written().filter(|row| !row.key.starts_with("mounts"));
         let inherited = inherited.filter(|row| !NOT_INHERITED.contains(&row.key.as_str()));
         let variable = |row: &Row| (format!("JETBRIDGE_{}", row.key.to_ascii_uppercase()), row.value.clone());
-        let part = |bytes: u64| bytes / u64::from(count.max(1));
         let mut arguments: Vec<OsString> = vec!["worker".into(), "--until-stdin-closes".into()];
         let mut say = |flag: &str, value: OsString| arguments.extend([OsString::from(flag), value]);
         if !matches!(settings.cluster.meta, MetaPlace::Etcd { .. }) {
             say("--coordinator", coordinator.into());
         }
-        say("--data-dir", settings.data_dir.join(format!("workers/{number}")).into());
+        say("--data-dir", data_dir(settings, number).into());
         say("--flight", "127.0.0.1:0".into());
         say("--admin", "127.0.0.1:0".into());
-        say("--memory", part(settings.memory_bytes).to_string().into());
+        let least_bytes = match written().any(|row| row.key == "memory") {
+            true => 0,
+            // Nobody is to be told that a size is too small which nobody wrote.
+            false => MIN_MEMORY_BYTES,
+        };
+        let memory_bytes = part(settings.memory_bytes, count).max(least_bytes);
+        say("--memory", memory_bytes.to_string().into());
+        if folders.is_empty() {
+            say("--cache-dir", "none".into());
+        }
+        folders.iter().for_each(|dir| say("--cache-dir", text_of(dir)));
         for row in written() {
-            let sql_part = |bytes: u64| OsString::from(part(bytes).max(MIN_SQL_MEMORY_BYTES).to_string());
+            let sql_part = |bytes: u64| OsString::from(part(bytes, count).max(MIN_SQL_MEMORY_BYTES).to_string());
             match row.key.as_str() {
                 "sql_memory" => say("--sql-memory", sql_part(settings.sql.memory_bytes)),
                 "sql_query_memory" => say("--sql-query-memory", sql_part(settings.sql.query_memory_bytes)),
-                "cache_dirs" if settings.cache_dirs.is_empty() => say("--cache-dir", "none".into()),
-                "cache_dirs" => {
-                    let own = |dir: &CacheDir| part_of_folder(dir, number, dir.capacity_bytes.map(part));
-                    settings.cache_dirs.iter().for_each(|dir| say("--cache-dir", own(dir)));
-                }
                 _ => {}
             }
         }
@@ -185,10 +244,10 @@ impl Words {
     }
 }
 
-/// `FOLDER/worker-N=SIZE`; two processes cannot have one folder.
-fn part_of_folder(dir: &CacheDir, number: u16, capacity_bytes: Option<u64>) -> OsString {
-    let mut text = dir.path.join(format!("worker-{number}")).into_os_string();
-    if let Some(bytes) = capacity_bytes {
+/// `FOLDER=SIZE`.
+fn text_of(dir: &CacheDir) -> OsString {
+    let mut text = dir.path.clone().into_os_string();
+    if let Some(bytes) = dir.capacity_bytes {
         text.push(format!("={bytes}"));
     }
     text
@@ -211,8 +270,6 @@ async fn ready(child: &mut Child) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use clap::Parser;
 
     use super::*;
@@ -224,13 +281,20 @@ mod tests {
         flags: ConfigFlags,
     }
 
+    const SPARE_BYTES: u64 = 6 << 30;
+
     fn loaded(arguments: Vec<OsString>, variables: Vec<(String, String)>) -> Loaded {
+        on(12 << 30, arguments, variables)
+    }
+
+    /// What is loaded on a machine with so much memory.
+    fn on(memory_bytes: u64, arguments: Vec<OsString>, variables: Vec<(String, String)>) -> Loaded {
         let flags = Flags::try_parse_from(arguments).unwrap().flags;
         let variables = variables
             .into_iter()
             .map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let machine = Machine {
-            memory_bytes: Some(12 << 30),
+            memory_bytes: Some(memory_bytes),
             cores: 2,
         };
         config::load(&flags, variables, &machine).unwrap()
@@ -243,10 +307,15 @@ mod tests {
 
     /// What the two workers of a server with these words make of what they are started with.
     fn workers(words: &[&str]) -> [Settings; 2] {
-        let server = server(words);
-        let rows = server.rows();
-        [1, 2].map(|number| {
-            let Words { variables, arguments } = Words::of((number, 2), "grpc://127.0.0.1:1", &server.settings, &rows);
+        workers_of(&server(words))
+    }
+
+    fn workers_of(server: &Loaded) -> [Settings; 2] {
+        let (settings, rows) = (&server.settings, server.rows());
+        let folders = folders(2, settings, are_folders_written(&rows), |_| Ok(SPARE_BYTES)).unwrap();
+        [1_u16, 2].map(|number| {
+            let own = &folders[usize::from(number) - 1];
+            let Words { variables, arguments } = Words::of((number, 2), "grpc://127.0.0.1:1", settings, &rows, own);
             let settings = arguments.into_iter().filter(|word| word != "--until-stdin-closes");
             loaded(settings.collect(), variables).settings
         })
@@ -264,8 +333,26 @@ mod tests {
             second.cluster.meta,
             MetaPlace::Coordinator("grpc://127.0.0.1:1".to_owned())
         );
-        assert_eq!(second.cache_dirs.len(), 1);
-        assert_eq!(second.cache_dirs[0].path, PathBuf::from("/data/workers/2/cache"));
+        assert_eq!(
+            second.cache_dirs,
+            [CacheDir {
+                path: "/data/workers/2/cache".into(),
+                capacity_bytes: Some(SPARE_BYTES / 2),
+            }]
+        );
+    }
+
+    #[test]
+    fn a_worker_has_the_least_memory_where_none_was_written() {
+        let server = on(
+            300 << 20,
+            vec!["serve".into(), "--data-dir".into(), "/data".into()],
+            Vec::new(),
+        );
+        assert_eq!(server.settings.memory_bytes, 100 << 20);
+        for worker in workers_of(&server) {
+            assert_eq!(worker.memory_bytes, MIN_MEMORY_BYTES);
+        }
     }
 
     #[test]
@@ -273,19 +360,19 @@ mod tests {
         let [first, second] = workers(&["--cache-dir", "/ssd=10GiB", "--cache-dir", "/hdd"]);
         let dir = |path: &str, capacity_bytes| CacheDir {
             path: path.into(),
-            capacity_bytes,
+            capacity_bytes: Some(capacity_bytes),
         };
         assert_eq!(
             first.cache_dirs,
-            [dir("/ssd/worker-1", Some(5 << 30)), dir("/hdd/worker-1", None)]
+            [dir("/ssd/worker-1", 5 << 30), dir("/hdd/worker-1", 3 << 30)]
         );
         assert_eq!(
             second.cache_dirs,
-            [dir("/ssd/worker-2", Some(5 << 30)), dir("/hdd/worker-2", None)]
+            [dir("/ssd/worker-2", 5 << 30), dir("/hdd/worker-2", 3 << 30)]
         );
         let server = server(&["--cache-dir", "/ssd=10GiB"]);
         assert!(settings_beside(2, &server).cache_dirs.is_empty(), "it owns nothing");
-        assert_eq!(settings_beside(0, &server).cache_dirs, [dir("/ssd", Some(10 << 30))]);
+        assert_eq!(settings_beside(0, &server).cache_dirs, [dir("/ssd", 10 << 30)]);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures::future;
 use jetbridge_cache::first_footer_bytes;
 use jetbridge_cache::key::{FileId, FileKey, Generation, GenerationError};
-use jetbridge_cache::page::{Errand, Peers};
+use jetbridge_cache::page::{Errand, Pass, Peers};
 use jetbridge_catalog::membership::View;
 use jetbridge_catalog::placement::{FileKey as PlacedFile, SplitLoad};
 use serde::{Deserialize, Serialize};
@@ -276,7 +276,9 @@ async fn take_in((pool, id): (&PeerPool, &str), action: &str, files: Vec<FooterO
             is_asked.then_some(is_late).ok_or(PieceError::NoAnswer)
         });
         match answered {
-            Ok(is_late) => pool.paces().answered_footer(id, is_late, Instant::now()),
+            Ok(is_late) if action == FOOTERS_ACTION => pool.paces().answered_footer(id, is_late, Instant::now()),
+            // Who tells what it holds reads nothing: that says nothing of how soon it reads.
+            Ok(_) => pool.paces().answered(id, Instant::now()),
             Err(error) => return pool.broke_off(id, &error),
         }
     }
@@ -335,13 +337,18 @@ impl FooterHolders {
         seats.any(|(_, seat)| seat.id.as_str() != self.pool.own_id())
     }
 
-    /// What the owner gives of a footer.
-    async fn footer(&self, owner: &str, file: &FileKey) -> Option<Bytes> {
+    /// What the owner gives of a footer. What was charged for that is given back where it does not answer: it is this node then
+    /// that reads, and pays.
+    async fn footer(&self, owner: &str, file: &FileKey, pass: Option<Pass<'_>>) -> Option<Bytes> {
         let asked = FooterOf::of(file);
         if asked.is_long() {
             return None;
         }
-        match self.footers.ask(owner, asked).await {
+        let found = self.footers.ask(owner, asked).await;
+        if let (Some(_), Some(pass)) = (&found, pass) {
+            pass.spend();
+        }
+        match found {
             Some(Found::Given(footer)) => {
                 count_read(u64::try_from(footer.len()).unwrap_or(u64::MAX));
                 Some(footer)
@@ -381,8 +388,7 @@ impl FooterHolders {
         {
             return Some(held);
         }
-        pass.spend();
-        let given = self.footer(owner, file).await?;
+        let given = self.footer(owner, file, Some(pass)).await?;
         // A long one took a second read.
         let all_bytes = u64::try_from(given.len()).unwrap_or(u64::MAX);
         pace.charge(all_bytes.saturating_sub(first_bytes));
@@ -511,7 +517,7 @@ impl Peers for FooterPeers {
         let (owner, _) = self.whom(file);
         match &self.pace {
             Some(pace) => self.holders.footer_at_pace(&owner?, file, pace).await,
-            None => self.holders.footer(&owner?, file).await,
+            None => self.holders.footer(&owner?, file, None).await,
         }
     }
 }

@@ -43,9 +43,14 @@ fn is_host(text: &str) -> bool {
     }
 }
 
+/// Systems read `0` and `0.0` as `0.0.0.0` too.
 fn is_wildcard(host: &str) -> bool {
-    let address = bracketed(host).unwrap_or(host);
-    address.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+    let address = bracketed(host).unwrap_or(host).parse::<IpAddr>();
+    let is_short = || {
+        host.split('.')
+            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte == b'0'))
+    };
+    address.map_or_else(|_| is_short(), |address| address.to_canonical().is_unspecified())
 }
 
 fn bracketed(host: &str) -> Option<&str> {
@@ -87,7 +92,13 @@ mod tests {
             let reason = flight_uri(written).unwrap_err();
             assert!(reason.contains("write HOST:PORT"), "{written}: {reason}");
         }
-        for written in ["0.0.0.0:8815", "grpc://[::]:8815"] {
+        for written in [
+            "0.0.0.0:8815",
+            "0:8815",
+            "0.0:8815",
+            "grpc://[::]:8815",
+            "[::ffff:0.0.0.0]:8815",
+        ] {
             let reason = flight_uri(written).unwrap_err();
             assert!(reason.contains("any address of this machine"), "{written}: {reason}");
         }

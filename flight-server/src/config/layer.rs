@@ -4,12 +4,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::path::Path;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 use jetbridge_catalog::path::NsPath;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::ConfigError;
 use super::flags::ConfigFlags;
@@ -187,23 +189,50 @@ fn variable_value(kind: Kind, text: &OsStr) -> Result<Value, String> {
 /// Mounts in a variable: a JSON object, or `PATH=URI` separated by commas.
 fn variable_mounts(text: &str) -> Result<Value, String> {
     if text.trim_start().starts_with('{') {
-        return serde_json::from_str::<Dict>(text)
-            .map(Value::from)
-            .map_err(|error| format!("not a JSON object: {error}"));
+        let Pairs(mounts) =
+            serde_json::from_str::<Pairs>(text).map_err(|error| format!("not a JSON object: {error}"))?;
+        return distinct(mounts).map(Value::from);
     }
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let mounts = parts.map(split_mount).collect::<Result<Vec<_>, _>>()?;
     distinct(mounts).map(Value::from)
 }
 
+/// The entries of an object, where a dictionary would have the last of those with the same key.
+struct Pairs(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("mounts by their paths")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
 /// Mounts by their paths, each of which may be there once: which of two was meant is not ours to say.
-fn distinct(mounts: impl IntoIterator<Item = (String, String)>) -> Result<Dict, String> {
+fn distinct<V: Into<Value>>(mounts: impl IntoIterator<Item = (String, V)>) -> Result<Dict, String> {
     let (mut found, mut places) = (Dict::new(), BTreeSet::new());
-    for (path, uri) in mounts {
+    for (path, mount) in mounts {
         if !places.insert(place(&path)) {
             return Err(format!("{path} is given twice"));
         }
-        found.insert(path, Value::from(uri));
+        found.insert(path, mount.into());
     }
     Ok(found)
 }

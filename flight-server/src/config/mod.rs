@@ -37,6 +37,7 @@ pub use self::settings::{CacheDir, LogFormat, Settings};
 pub use self::show::Row;
 pub(crate) use self::sql::MIN_MEMORY_BYTES as MIN_SQL_MEMORY_BYTES;
 pub(crate) use self::value::{parse_bytes, parse_duration};
+pub(crate) use self::written::MIN_MEMORY_BYTES;
 
 use self::layer::Layer;
 use self::written::Written;
@@ -346,6 +347,13 @@ mod tests {
             refused(&[], &variables),
             "environment JETBRIDGE_MOUNTS: mounts: /lake is given twice"
         );
+        for second in ["/lake", "/lake/"] {
+            let json = format!(r#"{{"/lake": "s3://one", "{second}": {{"uri": "s3://two"}}}}"#);
+            assert_eq!(
+                refused(&[], &[("JETBRIDGE_MOUNTS", json.as_str())]),
+                format!("environment JETBRIDGE_MOUNTS: mounts: {second} is given twice")
+            );
+        }
         let (_folder, path) = file("[mounts]\n\"/lake\" = \"s3://one\"\n\"/lake/\" = \"s3://two\"\n");
         assert_eq!(
             refused(&["--config", &path], &[]),

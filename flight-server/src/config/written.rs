@@ -19,7 +19,7 @@ use super::{LogFormat, Machine};
 use crate::sql::distributed::MIN_SPREAD_BYTES;
 
 /// The smallest byte budget with which one row group of usual size can be decoded.
-pub(super) const MIN_MEMORY_BYTES: u64 = 64 << 20;
+pub(crate) const MIN_MEMORY_BYTES: u64 = 64 << 20;
 /// The byte budget when the size of the machine's memory cannot be found out.
 const FALLBACK_MEMORY_BYTES: u64 = 1 << 30;
 /// The part of the machine's memory that the byte budget takes: one in this many.

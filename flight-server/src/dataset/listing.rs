@@ -91,6 +91,19 @@ impl Tree {
         strictest.ok_or_else(|| ServiceError::no_such_path(path))
     }
 
+    /// What the storage URIs of the files at `path` or below begin with, one for each mount that it reads from.
+    ///
+    /// # Errors
+    /// NOT_FOUND where no mount covers `path` and none lies below it; a storage that cannot be opened.
+    pub fn uris(&self, path: &NsPath) -> Result<Vec<String>, ServiceError> {
+        let sources = self.sources(path)?.into_iter();
+        let uris = sources.map(|(mount, relative)| {
+            let ufs = self.stores.get(&mount)?;
+            Ok::<_, ServiceError>(ufs.uri_of(&relative))
+        });
+        uris.collect()
+    }
+
     /// The file at `path`, if that is what it is.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ use jetbridge_cache::Cache;
 use jetbridge_cache::page::Errand;
 use jetbridge_catalog::mount::Freshness;
 use jetbridge_catalog::path::NsPath;
+use moka::Entry;
+use moka::ops::compute::Op;
 use moka::sync::Cache as Moka;
 use tokio::sync::Mutex;
 
@@ -114,7 +116,7 @@ impl Datasets {
         }
         *known = Some(Known::of(&dataset, checked));
         drop(known);
-        self.keep(path, slot, refreshes);
+        self.keep(path, &slot, refreshes);
         Ok(dataset)
     }
 
@@ -132,9 +134,28 @@ impl Datasets {
         };
         let (checked, refreshes) = (Instant::now(), self.refreshes.load(Ordering::SeqCst));
         let files = load::list(&self.tree, path).await?;
-        let (dataset, is_new) = self.loaded(path, files, before, Some(pace)).await?;
+        let (dataset, is_new) = self.loaded(path, files, before.clone(), Some(pace)).await?;
+        // That may have taken hours. What has changed meanwhile is not to be known by it, nor what others cached of it dropped.
+        if is_new
+            && !load::list(&self.tree, path)
+                .await
+                .is_ok_and(|now| is_same(&dataset, &now))
+        {
+            return Ok(dataset);
+        }
+        if self.slots.get(path).is_some_and(|there| !Arc::ptr_eq(&there, &slot)) {
+            return Ok(dataset);
+        }
         let mut known = slot.lock().await;
-        if let Some(later) = known.as_ref().filter(|known| known.checked >= checked) {
+        let is_as_before = |known: &&Known| {
+            before
+                .as_ref()
+                .is_some_and(|before| Arc::ptr_eq(before, &known.dataset))
+        };
+        if let Some(later) = known
+            .as_ref()
+            .filter(|known| known.checked >= checked || !is_as_before(known))
+        {
             return Ok(Arc::clone(&later.dataset));
         }
         if is_new {
@@ -142,7 +163,7 @@ impl Datasets {
         }
         *known = Some(Known::of(&dataset, checked));
         drop(known);
-        self.keep(path, slot, refreshes);
+        self.keep(path, &slot, refreshes);
         Ok(dataset)
     }
 
@@ -161,11 +182,22 @@ impl Datasets {
         Ok((Arc::new(dataset), true))
     }
 
-    /// Keeps what a slot holds now, unless something was refreshed since so many refreshes.
-    fn keep(&self, path: &NsPath, slot: Arc<Slot>, refreshes: u64) {
-        self.slots.insert(path.clone(), slot);
+    /// Keeps what a slot holds now, unless something was refreshed since so many refreshes, or the path has another slot by now.
+    fn keep(&self, path: &NsPath, slot: &Arc<Slot>, refreshes: u64) {
+        let is_own = |there: Option<Entry<NsPath, Arc<Slot>>>| there.map(|there| Arc::ptr_eq(there.value(), slot));
+        self.slots
+            .entry_by_ref(path)
+            .and_compute_with(|there| match is_own(there) {
+                Some(false) => Op::Nop,
+                Some(true) | None => Op::Put(Arc::clone(slot)),
+            });
         if self.refreshes.load(Ordering::SeqCst) != refreshes {
-            self.slots.invalidate(path);
+            self.slots
+                .entry_by_ref(path)
+                .and_compute_with(|there| match is_own(there) {
+                    Some(true) => Op::Remove,
+                    Some(false) | None => Op::Nop,
+                });
         }
     }
 

@@ -198,6 +198,7 @@ impl<P> Board<P> {
         let files: HashSet<&str> = failures
             .chain(&turn.terms.found.failures)
             .chain(&turn.unplanned)
+            .filter(|failure| failure.is_of_file())
             .map(|failure| failure.path.as_str())
             .collect();
         to_u64(files.len())

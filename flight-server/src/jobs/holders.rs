@@ -1,11 +1,12 @@
 //! Which workers hold what of a dataset, wherever placement would have it.
 //!
 //! A verification is about every copy: those that a preload asked for beyond what the mount says, those that earlier owners
-//! have still, and those that came of reads. So each worker that serves is asked once, before the tasks are cut, where in which
+//! have still, and those that came of reads. So each worker that serves is asked once a plan, before it begins, where in which
 //! files it holds something. What it answers is as much as it holds, and a task goes to those alone that hold something of it:
 //! on a large cluster a dataset costs a call a worker, and no more tasks than there are copies.
 //!
-//! A worker that does not say, since it is slow or of an older version, may hold anything, and has a task of everything.
+//! A worker that does not say, since it is slow, of an older version, or holds more than one answer is to carry
+//! (`MOST_HOLDINGS`), may hold anything, and has a task of everything.
 //!
 //! Why not by the order of those that stand in for an owner: reads may have brought copies anywhere, and most that could have
 //! one have none.
@@ -21,11 +22,17 @@ use jetbridge_catalog::membership::{Status, View};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{DataFile, Dataset};
+use crate::error::ServiceError;
 use crate::node::Node;
 use crate::plan::Run;
 
 /// Name of the action that tells where in which files a node holds something.
 pub const HOLDS_ACTION: &str = "peer.holds";
+
+/// Ranges and row groups that one answer tells of at most: tens of megabytes, which are read within the time of a call.
+const MOST_HOLDINGS: usize = 250_000;
+/// Workers that are asked at once.
+const ASKED_AT_ONCE: usize = 16;
 
 /// What `peer.holds` is asked.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,25 +71,42 @@ impl From<HeldParts> for Holding {
 }
 
 impl Holding {
-    /// Whether something of a row group is held, whose chunks lie in these bytes. Pages are whole: those at the two ends may
-    /// be there for what lies beside it.
+    /// Whether something of a row group is held, whose chunks lie in these bytes. Pages are whole: one at an
+    /// end may be there for what lies beside it, where more of that is held.
     fn has(&self, row_group: u32, span: &Range<u64>, page_bytes: u64) -> bool {
-        let within = span.start.saturating_add(page_bytes)..span.end.saturating_sub(page_bytes);
-        let within = if within.is_empty() { span.clone() } else { within };
-        let is_in = |(start, end): &(u64, u64)| *start < within.end && within.start < *end;
+        let is_long = span.end.saturating_sub(span.start) > page_bytes.saturating_mul(2);
+        let shared_bytes = if is_long { page_bytes } else { 0 };
+        let is_in = |&(start, end): &(u64, u64)| {
+            let (goes_on_before, goes_on_after) = (
+                start.saturating_add(page_bytes) <= span.start,
+                end >= span.end.saturating_add(page_bytes),
+            );
+            let from = span.start + if goes_on_before { shared_bytes } else { 0 };
+            let to = span.end - if goes_on_after { shared_bytes } else { 0 };
+            start < to && from < end
+        };
         self.row_groups.contains(&row_group) || self.ranges.iter().any(is_in)
     }
 }
 
-/// What this node holds of the files whose URIs begin so; none where it could not be looked at.
-pub async fn own(node: &Node, prefix: String) -> Option<Vec<Holding>> {
+/// What this node holds of the files whose URIs begin so.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED for more than one answer is to carry.
+pub async fn own(node: &Node, prefix: String) -> Result<Vec<Holding>, ServiceError> {
     let cache = Arc::clone(&node.cache);
     // A cache may hold millions of files. Looking at each is no work for a thread that answers others.
-    let looked = tokio::task::spawn_blocking(move || cache.held_parts(&prefix)).await;
-    Some(looked.ok()?.into_iter().map(Holding::from).collect())
+    let looked = tokio::task::spawn_blocking(move || cache.held_parts(&prefix, MOST_HOLDINGS)).await;
+    let held = looked.map_err(|_| ServiceError::Internal {
+        what: "looking at what is held".to_owned(),
+    })?;
+    let held = held.ok_or_else(|| ServiceError::Full {
+        what: format!("more is held than one answer tells of, {MOST_HOLDINGS} ranges and row groups"),
+    })?;
+    Ok(held.into_iter().map(Holding::from).collect())
 }
 
-/// The workers that serve, and what each holds of a dataset.
+/// The workers that serve, and what each holds of some paths.
 #[derive(Debug, Default)]
 pub struct Holders {
     /// By id; none for one that did not say.
@@ -91,19 +115,21 @@ pub struct Holders {
 }
 
 impl Holders {
-    /// Asks those that serve. Where there is but one, it is not asked.
-    pub async fn of(node: &Node, dataset: &Dataset) -> Self {
-        let workers = serving(&node.cluster.view());
-        if workers.len() < 2 {
+    /// Asks those that serve. Where no other than one has a place, that one has all tasks, and is not asked.
+    pub async fn of(node: &Node, paths: &[String]) -> Self {
+        let view = node.cluster.view();
+        if view.placement.seats().len() < 2 {
             return Self::default();
         }
-        let prefix = common_prefix(dataset.files.iter().map(|file| file.open.key.uri.as_ref()));
-        let asked = workers.into_iter().map(|id| async move {
-            let held = held_by(node, &id, prefix).await;
-            (id, held)
-        });
+        let prefix = prefix_of(node, paths);
+        let mut workers = Vec::new();
+        for some in serving(&view).chunks(ASKED_AT_ONCE) {
+            let asked: Vec<_> = some.iter().map(|id| held_by(node, id, &prefix)).collect();
+            let held = join_all(asked).await;
+            workers.extend(some.iter().cloned().zip(held));
+        }
         Self {
-            workers: join_all(asked).await,
+            workers,
             page_bytes: node.cache.pages().config().page_size_bytes,
         }
     }
@@ -148,7 +174,7 @@ fn serving(view: &View) -> Vec<String> {
 
 async fn held_by(node: &Node, id: &str, prefix: &str) -> Option<HashMap<FileId, Holding>> {
     let holdings = match id == node.cluster.id() {
-        true => own(node, prefix.to_owned()).await?,
+        true => own(node, prefix.to_owned()).await.ok()?,
         false => ask(node, id, prefix).await?,
     };
     let by_file = holdings
@@ -168,6 +194,14 @@ async fn ask(node: &Node, id: &str, prefix: &str) -> Option<Vec<Holding>> {
             None
         }
     }
+}
+
+/// What the storage URIs of all that lies at some paths or below begin with; nothing where that is not known of one of them.
+fn prefix_of(node: &Node, paths: &[String]) -> String {
+    let uris_of = |path: &String| node.datasets.tree().uris(&node.locate(path)?);
+    let uris: Result<Vec<Vec<String>>, ServiceError> = paths.iter().map(uris_of).collect();
+    let uris = uris.unwrap_or_default();
+    common_prefix(uris.iter().flatten().map(String::as_str)).to_owned()
 }
 
 /// What all of some texts begin with; nothing where there are none.
@@ -205,8 +239,10 @@ mod tests {
         assert!(has(&holding(&[(0, 1 << 30)], &[])));
         assert!(has(&holding(&[], &[1, 3])), "decoded");
         assert!(!has(&holding(&[(0, 50_000), (300_000, 400_000)], &[1, 2])));
-        // Whoever holds what lies beside it has the pages that both share.
+        // Whoever holds what lies beside it has the pages that both share; who holds no more of that may have them for this.
         assert!(!has(&holding(&[(0, 102_400), (196_608, 300_000)], &[])));
+        assert!(has(&holding(&[(98_304, 102_400)], &[])), "its first page");
+        assert!(has(&holding(&[(196_608, 200_704)], &[])), "its last page");
         // One of less than two pages is all in such.
         assert!(holding(&[(98_304, 102_400)], &[]).has(3, &(100_000..101_000), PAGE));
     }

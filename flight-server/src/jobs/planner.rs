@@ -89,12 +89,15 @@ impl Planner<'_> {
     /// # Errors
     /// As [`Node::plan`]; RESOURCE_EXHAUSTED for what does not fit.
     pub async fn run(&self, paths: &[String], out: &mpsc::Sender<Batch>) -> Result<(), ServiceError> {
-        let mut room = self.room().await;
+        let (holders, mut room) = (self.holders(paths).await, self.room().await);
         let mut batches = Vec::new();
         for path in paths {
             let planned = match self.spec.partial_listing {
-                true => self.in_parts(path, &mut room, out).await,
-                false => self.whole(path, &mut room).await.map(|batch| batches.push(batch)),
+                true => self.in_parts(path, &holders, &mut room, out).await,
+                false => {
+                    let whole = self.whole(path, &holders, &mut room).await;
+                    whole.map(|batch| batches.push(batch))
+                }
             };
             match planned {
                 Err(error) if paths.len() == 1 => return Err(error),
@@ -128,10 +131,11 @@ impl Planner<'_> {
     /// # Errors
     /// As [`Node::plan`].
     pub async fn all(&self, paths: &[String]) -> Result<Vec<Batch>, ServiceError> {
+        let holders = self.holders(paths).await;
         let mut batches = Vec::with_capacity(paths.len());
         for path in paths {
             let dataset = self.dataset(path).await?;
-            batches.push(self.of(path, dataset, TASK_BYTES).await?);
+            batches.push(self.of(path, dataset, &holders, TASK_BYTES).await?);
         }
         Ok(batches)
     }
@@ -144,17 +148,32 @@ impl Planner<'_> {
         }
     }
 
-    async fn whole(&self, path: &str, room: &mut Room) -> Result<Batch, ServiceError> {
+    /// Who may hold something of the paths.
+    async fn holders(&self, paths: &[String]) -> Holders {
+        match self.kind {
+            Kind::Verify => Holders::of(self.node, paths).await,
+            Kind::Preload => Holders::default(),
+        }
+    }
+
+    async fn whole(&self, path: &str, holders: &Holders, room: &mut Room) -> Result<Batch, ServiceError> {
         let dataset = self.dataset(path).await?;
-        let batch = self.of(path, dataset, room.task_bytes(TASK_BYTES)).await?;
+        let batch = self.of(path, dataset, holders, room.task_bytes(TASK_BYTES)).await?;
         Ok(room.fit(batch))
     }
 
-    async fn in_parts(&self, path: &str, room: &mut Room, out: &mpsc::Sender<Batch>) -> Result<(), ServiceError> {
+    async fn in_parts(
+        &self,
+        path: &str,
+        holders: &Holders,
+        room: &mut Room,
+        out: &mpsc::Sender<Batch>,
+    ) -> Result<(), ServiceError> {
         let mut parts = self.node.datasets.parts(&self.node.locate(path)?, self.pace.errand());
         let mut some = false;
         while let Some(dataset) = parts.next().await {
-            let batch = self.of(path, Arc::new(dataset?), room.task_bytes(TASK_BYTES)).await?;
+            let task_bytes = room.task_bytes(TASK_BYTES);
+            let batch = self.of(path, Arc::new(dataset?), holders, task_bytes).await?;
             some = true;
             if out.send(room.fit(batch)).await.is_err() {
                 return Ok(());
@@ -169,13 +188,15 @@ impl Planner<'_> {
     }
 
     /// The tasks of a dataset, of about so many stored bytes.
-    async fn of(&self, path: &str, dataset: Arc<Dataset>, task_bytes: u64) -> Result<Batch, ServiceError> {
+    async fn of(
+        &self,
+        path: &str,
+        dataset: Arc<Dataset>,
+        holders: &Holders,
+        task_bytes: u64,
+    ) -> Result<Batch, ServiceError> {
         let (dataset, failures) = readable(dataset);
         let dataset = self.paced(dataset);
-        let holders = match self.kind {
-            Kind::Verify => Holders::of(self.node, &dataset).await,
-            Kind::Preload => Holders::default(),
-        };
         let scan = self.spec.scan(path);
         let lineage = match self.spec.replicas {
             Some(copies) => self.node.lineage_of(&dataset, usize::try_from(copies).unwrap_or(1)),
@@ -187,7 +208,7 @@ impl Planner<'_> {
         let mut gather = Gather {
             planned: &planned,
             node: self.node,
-            holders: &holders,
+            holders,
             work: self.work,
             weight: self.spec.priority.weight(),
             task_bytes,

@@ -102,8 +102,16 @@ pub struct Failure {
     pub kind: FailureKind,
     /// Why, in words.
     pub error: String,
-    /// How often it was tried.
+    /// How often it was tried; 0 for what nobody tried, since there was no room or no worker for it.
     pub tries: u32,
+}
+
+impl Failure {
+    /// Whether a file failed. What is left out of a job, as much of it as there is, is no failure of files.
+    #[must_use]
+    pub fn is_of_file(&self) -> bool {
+        self.tries > 0
+    }
 }
 
 /// What was compared with the storage, on all workers together: each copy counts. [`WorkerShare`] has it by worker.

@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from jetbridge import _calls, _native, _text
-from jetbridge._calls import Call
+from jetbridge._calls import Call, wait
 from jetbridge.aio.rows import AsyncRows
 from jetbridge.schema import Schema
 
@@ -25,9 +25,10 @@ class AsyncResult(AsyncRows):
     [999]
     """
 
-    def __init__(self, client: AsyncClient, query: str, schema: Schema) -> None:
+    def __init__(self, client: AsyncClient, query: str, schema: Schema | None = None) -> None:
         self._client = client
         self._query = query
+        # Of what the query was checked with; one that was pickled asks when it is needed.
         self._schema = schema
 
     @property
@@ -41,6 +42,8 @@ class AsyncResult(AsyncRows):
         return self._described()
 
     async def _described(self) -> Schema:
+        if self._schema is None:
+            self._schema = Schema((await wait(self._planned())).schema)
         return self._schema
 
     @property
@@ -49,6 +52,9 @@ class AsyncResult(AsyncRows):
 
     def _planned(self) -> Call[_native.Plan]:
         return _calls.plan_sql(self._connection, self._query)
+
+    def __reduce__(self) -> tuple[type[AsyncResult], tuple[AsyncClient, str]]:
+        return type(self), (self._client, self._query)
 
     def __str__(self) -> str:
         return _text.cut(" ".join(self._query.split()))

@@ -5,7 +5,7 @@ use jetbridge_client::Error;
 use crate::error;
 
 /// Why reading an epoch failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Failure {
     /// The server, or the way to it.
     #[error(transparent)]

@@ -1,10 +1,15 @@
 //! Rows by their numbers, for map-style datasets: the row groups that have them are read whole, and some are kept.
+//!
+//! Threads that need a row group at the same time wait for one read of it. That is a task of the runtime: it goes on whichever of
+//! them waits, and ends when none of them does.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::{BoxFuture, Shared, ready};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use jetbridge_client::fork::Mutex;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::column::{Handing, Named, columns};
 use super::course::Course;
@@ -20,6 +25,9 @@ const READ_AT_ONCE: usize = 8;
 
 /// Clumps with their numbers.
 type Numbered = Vec<(usize, Clump)>;
+
+/// A read of a clump under way, or what it came to.
+type Reading = Shared<BoxFuture<'static, Result<Clump, Failure>>>;
 
 /// Rows of a dataset, by their numbers.
 #[derive(Debug)]
@@ -39,6 +47,8 @@ struct Kept {
     clumps: VecDeque<(usize, Clump)>,
     bytes: u64,
     limit_bytes: u64,
+    /// What is read, for as long as a call holds it: until its clumps are kept, or it failed. The next one then begins anew.
+    coming: HashMap<usize, Weak<Reading>>,
 }
 
 impl Taker {
@@ -57,6 +67,7 @@ impl Taker {
                 clumps: VecDeque::new(),
                 bytes: 0,
                 limit_bytes: request.ahead_bytes,
+                coming: HashMap::new(),
             }),
             scans: Arc::new(Scans {
                 client: engine.client.clone(),
@@ -81,13 +92,43 @@ impl Taker {
         missing.dedup();
         let mut found = self.kept.lock().find(&missing);
         missing.retain(|clump| !found.contains_key(clump));
-        let read = self.engine.wait(&mut look, read(&self.scans, missing))??;
+        let (read, readings) = self.engine.wait(&mut look, self.read(missing))??;
         found.extend(read.iter().map(|(number, clump)| (*number, Arc::clone(clump))));
         within(|| {
             let let_go = self.kept.lock().keep(&self.scans, read, &found);
-            drop(let_go);
+            drop((let_go, readings));
         });
         Ok(self.make(&found, &places)?)
+    }
+
+    /// These clumps, and what keeps others from reading them once more until they are kept.
+    async fn read(&self, missing: Vec<usize>) -> Result<(Numbered, Vec<Arc<Reading>>), Failure> {
+        let read = stream::iter(missing).map(|number| async move {
+            let reading = self.reading(number);
+            let clump = Reading::clone(&reading).await?;
+            Ok::<_, Failure>(((number, clump), reading))
+        });
+        let read: Vec<_> = read.buffer_unordered(READ_AT_ONCE).try_collect().await?;
+        Ok(read.into_iter().unzip())
+    }
+
+    /// The read of a clump: another thread's, where one reads it or has it by now, or a new one.
+    fn reading(&self, number: usize) -> Arc<Reading> {
+        let mut kept = self.kept.lock();
+        if let Some(clump) = kept.find(&[number]).remove(&number) {
+            return Arc::new(ready(Ok(clump)).boxed().shared());
+        }
+        if let Some(reading) = kept.coming.get(&number).and_then(Weak::upgrade) {
+            return reading;
+        }
+        let task = AbortOnDropHandle::new(self.engine.spawn(Arc::clone(&self.scans).read(number)));
+        let read = async move {
+            let read = task.await;
+            read.unwrap_or_else(|death| Err(Failure::defect(format!("what reads a clump died: {death}"))))
+        };
+        let reading = Arc::new(read.boxed().shared());
+        kept.coming.insert(number, Arc::downgrade(&reading));
+        reading
     }
 
     /// The clump of each row, and its number in it.
@@ -118,14 +159,6 @@ impl Taker {
     }
 }
 
-async fn read(scans: &Arc<Scans>, missing: Vec<usize>) -> Result<Numbered, Failure> {
-    stream::iter(missing)
-        .map(|number| async move { Ok::<_, Failure>((number, Arc::clone(scans).read(number).await?)) })
-        .buffer_unordered(READ_AT_ONCE)
-        .try_collect::<Vec<_>>()
-        .await
-}
-
 impl Kept {
     /// Those of these clumps that are kept.
     fn find(&self, needed: &[usize]) -> HashMap<usize, Clump> {
@@ -136,7 +169,7 @@ impl Kept {
     /// Keeps clumps that were read, as those that were `used` last; gives what there is no room for any more.
     fn keep(&mut self, scans: &Scans, read: Numbered, used: &HashMap<usize, Clump>) -> Numbered {
         for (number, clump) in read {
-            // Another thread may have read it at the same time.
+            // Another thread may have waited for the same read.
             if self.clumps.iter().all(|(kept, _)| *kept != number) {
                 self.bytes += scans.bytes(number);
                 self.clumps.push_back((number, clump));
@@ -152,6 +185,7 @@ impl Kept {
             self.bytes -= scans.bytes(number);
             let_go.push((number, clump));
         }
+        self.coming.retain(|_, reading| reading.strong_count() > 0);
         let_go
     }
 }

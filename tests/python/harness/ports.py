@@ -26,13 +26,13 @@ def free_port() -> int:
 def free_pairs(count: int, offset: int = 10_000) -> list[int]:
     """Ports that are free together with the port `offset` above each (SeaweedFS puts its gRPC there)."""
     found: list[int] = []
-    candidates = random.sample(own_ports(), 500)
-    for port in candidates:
+    ports = own_ports()
+    for port in random.sample(ports, min(500, len(ports))):
         if is_free(port) and is_free(port + offset):
             found.append(port)
             if len(found) == count:
                 return found
-    raise OSError(f"no {count} free ports in {own_ports()}")
+    raise OSError(f"no {count} free ports in {ports}")
 
 
 def is_free(port: int) -> bool:

@@ -185,13 +185,15 @@ async fn where_something_is_held_is_told() {
     let groups = &file.footer.row_groups;
     assert_eq!(groups.len(), 4);
     assert!(groups.windows(2).all(|pair| pair[0].span.end <= pair[1].span.start));
-    assert_eq!(rig.cache.held_parts(""), []);
+    let nothing = Some(Vec::new());
+    assert_eq!(rig.cache.held_parts("", 0), nothing);
     let (demands, looks) = (file.split(&Errand::new(true)), file.split(&Errand::new(false)));
     let decoded = rig.cache.preload(&looks, RowGroup(0), &file.schema, DECODED).await;
     assert!(is_whole(&decoded.unwrap()));
     let raw = rig.cache.preload(&demands, RowGroup(1), &file.schema, RAW).await;
     assert!(is_whole(&raw.unwrap()));
-    let held = rig.cache.held_parts("memory://m/a");
+    kept(&rig.cache).await;
+    let held = rig.cache.held_parts("memory://m/a", usize::MAX).unwrap();
     assert_eq!(held.len(), 1);
     assert_eq!(held[0].file, file.file.key.id());
     assert_eq!(held[0].row_groups.iter().copied().collect::<Vec<_>>(), [RowGroup(0)]);
@@ -204,7 +206,10 @@ async fn where_something_is_held_is_told() {
             .any(|range| range.start < span.end && span.start < range.end)
     };
     assert_eq!([0, 1, 2, 3].map(is_in), [false, true, false, true]);
-    assert_eq!(rig.cache.held_parts("memory://n"), []);
+    assert_eq!(rig.cache.held_parts("memory://n", 0), nothing);
+    let parts = held[0].ranges.len() + held[0].row_groups.len();
+    assert_eq!(rig.cache.held_parts("", parts), Some(held.clone()));
+    assert_eq!(rig.cache.held_parts("", parts - 1), None);
     // Whoever holds nothing of a file has nothing to compare, and reads no footer to find that out.
     let (other, before) = (Cache::open(CacheConfig::default()).unwrap(), rig.store.reads().len());
     let compared = other.verify(&looks, RowGroup(0), &file.schema).await.unwrap();

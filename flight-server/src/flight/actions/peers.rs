@@ -147,10 +147,7 @@ pub(super) fn known(node: &Node, request: &KnownRequest) -> Result<KnownAnswer, 
 
 /// Where something is held here of the files whose URIs begin with what is asked about.
 pub(super) async fn holds(node: &Node, request: HoldsRequest) -> Result<HoldsAnswer, ServiceError> {
-    let files = holders::own(node, request.prefix).await;
-    let files = files.ok_or_else(|| ServiceError::Internal {
-        what: "looking at what is held".to_owned(),
-    })?;
+    let files = holders::own(node, request.prefix).await?;
     Ok(HoldsAnswer { files })
 }
 

@@ -28,20 +28,20 @@ impl<P> Board<P> {
         let before = found.failures.iter().chain(&turn.unplanned).cloned();
         let failures: Vec<Failure> = before.chain(sums.failures).collect();
         progress.failures_total = to_u64(failures.len());
+        let files_of = |is_meant: fn(&Failure) -> bool| {
+            let meant = failures.iter().filter(|failure| is_meant(failure));
+            let files: HashSet<&str> = meant.map(|failure| failure.path.as_str()).collect();
+            to_u64(files.len())
+        };
         progress.verified = turn.terms.verifies.then(|| VerifiedCount {
-            changed: to_u64(
-                failures
-                    .iter()
-                    .filter(|failure| failure.kind == FailureKind::Changed)
-                    .count(),
-            ),
+            changed: files_of(|failure| failure.kind == FailureKind::Changed),
             damaged: sums.verified.damaged + found.damaged,
             ..sums.verified
         });
-        let failed: HashSet<&str> = failures.iter().map(|failure| failure.path.as_str()).collect();
+        let failed = files_of(Failure::is_of_file);
         progress.files_done = progress
             .files
-            .saturating_sub(to_u64(sums.unfinished.len() + failed.len()));
+            .saturating_sub(to_u64(sums.unfinished.len()).saturating_add(failed));
         progress.failures = failures.into_iter().take(MAX_LISTED_FAILURES).collect();
         let mut spent = turn.terms.spent;
         for (first, last) in turn.spent.values() {

@@ -357,6 +357,43 @@ fn what_was_compared_is_told_by_worker() {
 }
 
 #[test]
+fn a_file_that_changed_counts_once_however_many_hold_it() {
+    let mut board = board(vec![task(&["a", "b"], 0)]);
+    board.jobs.get_mut("job").unwrap().terms.verifies = true;
+    for worker in ["a", "b"] {
+        let given = board.pull(NOW, &pull(worker, 1, 1, vec![])).0;
+        board.pull(NOW, &pull(worker, 1, 0, vec![failed(given[0], FailureKind::Changed)]));
+    }
+    let told = progress(&mut board);
+    assert_eq!((told.failures_total, told.verified.unwrap().changed), (2, 1));
+    assert_eq!(board.failed_files("job"), 1);
+}
+
+#[test]
+fn what_is_left_out_is_no_file_that_failed() {
+    let left_out = Failure {
+        path: "/m".to_owned(),
+        row_group: None,
+        kind: FailureKind::Capacity,
+        error: "no room".to_owned(),
+        tries: 0,
+    };
+    let mut board = Board::default();
+    board.begin("job", terms(Priority::Normal));
+    board.add("job", vec![task(&["a"], 0)], 1, vec![left_out]);
+    board.listed("job");
+    let given = board.pull(NOW, &pull("a", 1, 1, vec![])).0;
+    board.pull(NOW, &pull("a", 1, 0, vec![done(given[0])]));
+    let told = progress(&mut board);
+    assert_eq!(
+        (told.failures_total, told.files_done),
+        (1, 1),
+        "it is told all the same"
+    );
+    assert_eq!(board.failed_files("job"), 0);
+}
+
+#[test]
 fn what_is_being_compared_is_compared_to_its_end() {
     let verifies = || JobTerms {
         verifies: true,
