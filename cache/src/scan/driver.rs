@@ -13,6 +13,7 @@ use super::output::tidy;
 use super::plan::{FilePlan, Shape};
 use super::turn::{Ahead, ReaderAt, Turn};
 use super::unit::{Delivery, UNIT_WINDOW_BATCHES, UNIT_WINDOW_BYTES, Unit, permits};
+use super::work::Work;
 use super::{Engine, Progress, ScanBatch, ScanRequest, Split};
 use crate::budget::Purpose;
 use crate::error::ReadError;
@@ -40,8 +41,7 @@ pub(crate) fn scan(engine: Arc<Engine>, request: ScanRequest) -> BoxStream<'stat
         };
         let (begun, units) = mpsc::channel(ahead);
         let reader_at = ReaderAt::new(0);
-        let driver = drive(engine, request, (begun, reader_at.subscribe()));
-        let driver = AbortOnDropHandle::new(tokio::spawn(driver));
+        let driver = Work::begin_here(drive(engine, request, (begun, reader_at.subscribe())));
         Answer {
             units,
             taken: 0,
@@ -67,7 +67,7 @@ struct Begun {
     deliveries: mpsc::Receiver<Delivery>,
     _share: OwnedSemaphorePermit,
     memory: Arc<Memory>,
-    task: AbortOnDropHandle<()>,
+    work: Work,
 }
 
 impl Drop for Begun {
@@ -87,7 +87,7 @@ struct Answer {
     skip: u64,
     /// Rows still to give; no bound where none.
     left: Option<u64>,
-    driver: AbortOnDropHandle<()>,
+    driver: Work,
     _open: OpenScan,
 }
 
@@ -122,10 +122,8 @@ impl Answer {
                     }
                     Some(Err(error)) => return Some((Err(error), self.ended())),
                     None => {
-                        return outcome(&mut self.driver)
-                            .await
-                            .err()
-                            .map(|error| (Err(error), self.ended()));
+                        let ended = self.driver.outcome().await;
+                        return ended.err().map(|error| (Err(error), self.ended()));
                     }
                 }
                 continue;
@@ -147,7 +145,7 @@ impl Answer {
                 }
                 Some(Err(error)) => return Some((Err(error), self.ended())),
                 None => {
-                    let mut ended = outcome(&mut unit.task).await;
+                    let mut ended = unit.work.outcome().await;
                     if self.skip > 0 {
                         let fewer = || ReadError::internal("a row group gave fewer rows than it did before");
                         ended = ended.and_then(|()| Err(fewer()));
@@ -179,12 +177,6 @@ impl Answer {
         }
         Ok(given)
     }
-}
-
-/// How a task ended that gives nothing any more: one that died must not be taken for one that has given all.
-async fn outcome(task: &mut AbortOnDropHandle<()>) -> Result<(), ReadError> {
-    let ended = task.await;
-    ended.map_err(|death| ReadError::internal(format!("a part of the scan died: {death}")))
 }
 
 fn rows_in(batch: &RecordBatch) -> u64 {
@@ -335,7 +327,14 @@ impl Starter<'_> {
         })?;
         let memory = Memory::new(memory);
         let (out, deliveries) = mpsc::channel(UNIT_WINDOW_BATCHES);
-        let task = AbortOnDropHandle::new(tokio::spawn(unit.run(Arc::clone(&memory), out)));
+        // The first one alone: its reader waits for that, and the others can be put together while it is sent.
+        let is_at_hand = self.units == 1 && unit.is_at_hand();
+        let run = unit.run(Arc::clone(&memory), out);
+        let work = if is_at_hand {
+            Work::begin_here(run)
+        } else {
+            Work::begin(run)
+        };
         Ok(self
             .begun
             .send(Ok(Begun {
@@ -344,7 +343,7 @@ impl Starter<'_> {
                 deliveries,
                 _share: share,
                 memory,
-                task,
+                work,
             }))
             .await
             .is_ok())

@@ -31,6 +31,7 @@ mod residency;
 mod sieve;
 mod turn;
 mod unit;
+mod work;
 
 use std::ops::Range;
 use std::sync::Arc;

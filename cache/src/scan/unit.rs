@@ -111,6 +111,12 @@ impl Unit {
         }
     }
 
+    /// Whether all that it gives is held as columns, which it only has to put together.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        let shape = &self.plan.shape;
+        shape.filter.is_none() && shape.sieve.is_none() && self.absent_and_held().0.is_empty()
+    }
+
     /// Bytes of the budget that this unit needs at most: the raw column chunks and the window of what it is to decode. What
     /// the chunk tier holds now is handed out as it is, and is paid for there.
     pub(crate) fn cost_bytes(&self) -> u64 {
