@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use arrow::array::RecordBatch;
+use futures::FutureExt;
+use futures::future::{Either, ready};
 use futures::stream::{self, BoxStream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -260,16 +262,20 @@ async fn begin_all(
     Ok(())
 }
 
-/// A split with its footer. A task of its own reads one that is not at hand: others may wait for the same footer, and the scan
-/// looks at those ahead of it only as fast as its reader takes rows.
-async fn footer_of(engine: Arc<Engine>, split: Split) -> Result<(Split, Arc<Footer>), ReadError> {
-    if let Some(footer) = engine.footer_at_hand(&split.file).await {
-        return Ok((split, footer));
-    }
-    let read = async move { engine.footer(&split.file).await.map(|footer| (split, footer)) };
-    let read = AbortOnDropHandle::new(tokio::spawn(read));
-    read.await
-        .unwrap_or_else(|end| Err(ReadError::internal(end.to_string())))
+/// A split with its footer, which is on its way from now on, whoever waits for it. A task of its own reads one that is not at
+/// hand: others may wait for the same footer, and the scan looks at those ahead of it only as fast as its reader takes rows.
+fn footer_of(
+    engine: Arc<Engine>,
+    split: Split,
+) -> impl Future<Output = Result<(Split, Arc<Footer>), ReadError>> + Send + 'static {
+    let at_hand = engine.footer_at_hand(&split.file).now_or_never().flatten();
+    let Some(footer) = at_hand else {
+        let read = async move { engine.footer(&split.file).await.map(|footer| (split, footer)) };
+        let read = AbortOnDropHandle::new(tokio::spawn(read));
+        let read = read.map(|end| end.unwrap_or_else(|death| Err(ReadError::internal(death.to_string()))));
+        return Either::Left(read);
+    };
+    Either::Right(ready(Ok((split, footer))))
 }
 
 fn rows_of(plan: &FilePlan, row_group: RowGroup) -> Result<u64, ReadError> {
