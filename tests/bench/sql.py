@@ -38,8 +38,8 @@ DUCKDB_READING = "duckdb without its file cache"
 # The query that is asked first; it reads the largest table alone.
 FIRST, FIRST_TABLES = 1, ("lineitem",)
 
-# The most that the time of all queries may be, by that of the others: on local files, and where all read S3. DuckDB with
-# its cache reads nothing there: it is shown beside them.
+# The most that the time of all queries may be, by that of the others: on local files, and where all read S3. DuckDB
+# with its cache reads nothing there: it is shown beside them.
 TARGETS = {LOCAL: {DATAFUSION: 0.8, DUCKDB: 1.0}, S3: {DATAFUSION: 0.3, DUCKDB_READING: 0.3}}
 COLD_RATIO = 1.3
 

@@ -12,10 +12,10 @@ import pyarrow.flight as flight
 import pytest
 
 from harness import jobs
-from harness.cluster import Cluster
+from harness.cluster import Cluster, until
 from harness.counting import CountingStore, Get
 from harness.errors import expect_error
-from harness.flight import by_scan, fetch, mount
+from harness.flight import act, by_scan, fetch, mount
 from harness.jobs import shown
 from harness.owners import owners
 from harness.server import Server
@@ -158,6 +158,8 @@ def test_every_copy_is_compared(tmp_path: Path) -> None:
 
 def test_more_copies_than_workers_are_refused_with_figures(make_lake: Callable[..., Lake]) -> None:
     lake = make_lake(Shape(files=2, groups=2, rows=4_096))
+    # A server has its seat a moment after it answers; before that, nothing is said of how many there are.
+    until(lambda: any(one["seat"] for one in act(lake.client, "cluster.members")["members"]), "it has its seat")
     with expect_error("RESOURCE_EXHAUSTED", "2 workers"):
         jobs.submit(lake.client, "/c", replicas=2)
     with expect_error("RESOURCE_EXHAUSTED", "2 workers"):

@@ -18,7 +18,7 @@ import pyarrow.flight as flight
 from harness import metrics
 from harness.flight import act, descriptor
 from harness.ports import free_port
-from harness.process import STOP_TIMEOUT_S, Daemon, clean_environment
+from harness.process import STOP_TIMEOUT_S, Daemon, clean_environment, freeze
 from harness.server import READY, binary
 
 START_TIMEOUT_S = 60.0
@@ -99,7 +99,7 @@ class Node:
 
     def freeze(self) -> None:
         """SIGSTOP."""
-        self.daemon.process.send_signal(signal.SIGSTOP)
+        freeze(self.daemon.pid)
 
     def thaw(self) -> None:
         """SIGCONT."""

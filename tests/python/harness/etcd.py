@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.debian import NotToBeHadError, fetched
 from harness.ports import free_port
-from harness.process import Daemon, clean_environment
+from harness.process import Daemon, clean_environment, freeze
 
 START_TRIES = 3
 START_TIMEOUT_S = 60.0
@@ -97,7 +97,7 @@ class Etcd:
 
     def pause(self) -> None:
         """Stops it in its tracks: connections stay, and nothing is answered."""
-        os.kill(self.daemon.pid, signal.SIGSTOP)
+        freeze(self.daemon.pid)
 
     def resume(self) -> None:
         """Lets it go on after `pause`."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 STOP_TIMEOUT_S = 60.0
+FREEZE_TIMEOUT_S = 10.0
 LOG_TAIL_BYTES = 6_000
 
 
@@ -111,6 +112,23 @@ class Daemon:
             self._log.write(raw)
             self._lines.put(raw.decode(errors="replace"))
         self._lines.put(None)
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP, and until it holds: what a thread has in hand when it comes, it may answer yet."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + FREEZE_TIMEOUT_S
+    while not all(_is_stopped(thread) for thread in Path(f"/proc/{pid}/task").iterdir()):
+        assert time.monotonic() < deadline, f"process {pid} does not stop"
+        time.sleep(0.001)
+
+
+def _is_stopped(thread: Path) -> bool:
+    """Whether a thread is stopped, or gone."""
+    try:
+        return (thread / "stat").read_text().rpartition(") ")[2].startswith(("T", "t", "Z", "X"))
+    except FileNotFoundError:
+        return True
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.process import Daemon, clean_environment
+from harness.process import Daemon, clean_environment, freeze
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 60.0
@@ -56,7 +56,7 @@ class Shaper:
 
     def cut(self) -> None:
         """Passes nothing on, as a network that loses all packets: what is sent waits, and nobody is told."""
-        os.kill(self.daemon.pid, signal.SIGSTOP)
+        freeze(self.daemon.pid)
 
     def heal(self) -> None:
         """Passes on again, and first what has waited, as TCP does."""
