@@ -22,6 +22,8 @@ from harness.leftovers import assert_nothing_is_left, held, is_alive, until
 from harness.process import clean_environment
 from harness.trips import ROWS, trips
 
+# Workers that are killed within a read until one is needed.
+KILLS = 8
 HOLDER = """
     import os, sys, time
     import jetbridge as jb
@@ -295,6 +297,15 @@ def numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("ordered", [True, False])
 def test_a_worker_that_is_killed_in_the_middle_of_a_read(numbers: Path, ordered: bool) -> None:
+    """All rows come, each time; and the worker must have been needed once.
+
+    It is not where it has sent all before: that lies in its socket, and memory that was handed over outlives it.
+    """
+    assert any(_failovers(numbers, ordered) for _ in range(KILLS)), "the worker was never needed when it went"
+
+
+def _failovers(numbers: Path, ordered: bool) -> int:
+    """Reads everything while a worker is killed; how often an endpoint was gone on with elsewhere."""
     cluster = jb.LocalCluster(workers=3, mounts={"/n": numbers}, memory="768MiB")
     with cluster, jb.connect(cluster.uri, buffer_bytes=1 << 20) as client:
         rows = client.dataset("/n/numbers").select("n", "text")
@@ -309,8 +320,8 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_read(numbers: Path, ordered:
                 cluster.workers[1].kill()
         values = pa.Table.from_batches(seen).column("n").to_pylist()
         assert (values if ordered else sorted(values)) == list(range(2_000_000))
-        assert stream.failovers > 0, "the worker was needed when it went"
         assert rows.count() == 2_000_000
+        return stream.failovers
 
 
 def _next(stream: jb._native.Stream) -> jb.RecordBatch | None:
