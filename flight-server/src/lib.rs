@@ -41,6 +41,7 @@ pub mod local;
 pub mod memory;
 pub mod node;
 pub mod observe;
+mod pairs;
 pub mod pins;
 pub mod plan;
 pub mod redeem;

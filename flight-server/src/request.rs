@@ -6,13 +6,11 @@
 
 mod parts;
 
-use std::fmt;
-
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde::ser::Serialize;
 use serde_json::Value;
 
 use crate::filter::nearest;
+use crate::pairs::Pairs;
 
 pub use parts::{MAX_PART_ROW_GROUPS, Part};
 
@@ -115,7 +113,8 @@ impl ScanSpec {
         if json.len() > MAX_SCAN_BYTES {
             return Err(RequestError::TooLarge { bytes: json.len() });
         }
-        let Pairs(pairs) = serde_json::from_slice(json).map_err(|error| RequestError::NotAnObject {
+        let pairs: Result<Pairs<Value>, _> = serde_json::from_slice(json);
+        let Pairs(pairs) = pairs.map_err(|error| RequestError::NotAnObject {
             reason: shorten(&error.to_string()),
         })?;
         let mut spec = Self::default();
@@ -165,33 +164,6 @@ impl ScanSpec {
             (_, other) => return Err(wrong(key, "true or false", &other)),
         }
         Ok(())
-    }
-}
-
-/// The pairs of a JSON object as they stand: a map would silently keep one of two equal keys.
-struct Pairs(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PairsVisitor;
-
-        impl<'de> Visitor<'de> for PairsVisitor {
-            type Value = Pairs;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with a \"path\"")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-
-        deserializer.deserialize_map(PairsVisitor)
     }
 }
 

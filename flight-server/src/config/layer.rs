@@ -4,14 +4,12 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::fmt;
 use std::path::Path;
 
 use figment::providers::{Format, Toml};
 use figment::value::{Dict, Map, Value};
 use figment::{Metadata, Profile, Provider};
 use jetbridge_catalog::path::NsPath;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::ConfigError;
 use super::flags::ConfigFlags;
@@ -19,6 +17,7 @@ use super::keys::{self, Kind};
 use super::show::describe;
 use super::value::split_mount;
 use super::written::Written;
+use crate::pairs::Pairs;
 
 /// The names of the layers, weakest first.
 pub(super) const DEFAULT: &str = "default";
@@ -190,39 +189,12 @@ fn variable_value(kind: Kind, text: &OsStr) -> Result<Value, String> {
 fn variable_mounts(text: &str) -> Result<Value, String> {
     if text.trim_start().starts_with('{') {
         let Pairs(mounts) =
-            serde_json::from_str::<Pairs>(text).map_err(|error| format!("not a JSON object: {error}"))?;
+            serde_json::from_str::<Pairs<Value>>(text).map_err(|error| format!("not a JSON object: {error}"))?;
         return distinct(mounts).map(Value::from);
     }
     let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     let mounts = parts.map(split_mount).collect::<Result<Vec<_>, _>>()?;
     distinct(mounts).map(Value::from)
-}
-
-/// The entries of an object, where a dictionary would have the last of those with the same key.
-struct Pairs(Vec<(String, Value)>);
-
-impl<'de> Deserialize<'de> for Pairs {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries;
-
-        impl<'de> Visitor<'de> for Entries {
-            type Value = Pairs;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("mounts by their paths")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
-                }
-                Ok(Pairs(pairs))
-            }
-        }
-
-        deserializer.deserialize_map(Entries)
-    }
 }
 
 /// Mounts by their paths, each of which may be there once: which of two was meant is not ours to say.
