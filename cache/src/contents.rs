@@ -1,6 +1,6 @@
 //! What the tiers hold of which files, and letting go of it. Nothing here reads, touches or loads anything.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::time::SystemTime;
 
@@ -52,7 +52,8 @@ impl Cache {
     /// The file versions that anything is held of, by URI; without those of URIs too long to be written down on disk.
     #[must_use]
     pub fn held_files(&self) -> Vec<HeldFile> {
-        let mut held: Vec<_> = self.held_keys().into_values().map(|key| self.held_file(key)).collect();
+        let keys = self.held_keys(&HashSet::new()).into_values();
+        let mut held: Vec<_> = keys.map(|key| self.held_file(key)).collect();
         held.retain(|file| file.raw_bytes + file.decoded_bytes > 0);
         held.sort_by(|a, b| a.key.uri.cmp(&b.key.uri));
         held
@@ -63,7 +64,7 @@ impl Cache {
     #[must_use]
     pub fn held_parts(&self, prefix: &str, most: usize) -> Option<Vec<HeldParts>> {
         let (mut held, mut parts) = (Vec::new(), 0);
-        for (file, key) in self.held_keys() {
+        for (file, key) in self.held_keys(&HashSet::new()) {
             if !key.uri.starts_with(prefix) {
                 continue;
             }
@@ -85,9 +86,16 @@ impl Cache {
         Some(held)
     }
 
-    /// The file versions that something may be held of.
-    fn held_keys(&self) -> HashMap<FileId, FileKey> {
-        let keys = self.engine.pages.files().into_iter().chain(self.engine.chunks.files());
+    /// The file versions besides these that something may be held of, in no order; without those that [`Cache::held_files`]
+    /// leaves out. Much cheaper than that where they are few.
+    #[must_use]
+    pub fn other_files(&self, besides: &HashSet<FileId>) -> Vec<FileKey> {
+        self.held_keys(besides).into_values().collect()
+    }
+
+    fn held_keys(&self, besides: &HashSet<FileId>) -> HashMap<FileId, FileKey> {
+        let pages = self.engine.pages.files(besides).into_iter();
+        let keys = pages.chain(self.engine.chunks.files(besides));
         keys.map(|key| (key.id(), key)).collect()
     }
 

@@ -17,11 +17,12 @@
 //! Why not the crate's own mapping: it believes the embedded schema where C++ does not (binary as string, int64 as
 //! timestamp) and differs in intervals and in the zones of coerced units.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use base64::Engine;
+use parking_lot::Mutex;
 use parquet::arrow::{
     ARROW_SCHEMA_META_KEY, FieldLevels, ProjectionMask, parquet_to_arrow_field_levels, parquet_to_arrow_schema,
 };
@@ -37,11 +38,78 @@ pub(crate) struct Dialect {
     pub(crate) schema: SchemaRef,
     /// The Parquet schema as the decoder shall understand it.
     parquet: Arc<SchemaDescriptor>,
+    roots: Roots,
+}
+
+/// Finds top-level columns. A file may have ten thousand, all of which are asked for one by one.
+#[derive(Debug)]
+struct Roots {
+    /// Their positions, by name.
+    by_name: Vec<usize>,
+    /// How many leaf columns those before each have.
+    first_leaves: Vec<usize>,
+}
+
+impl Roots {
+    fn of(schema: &Schema) -> Self {
+        let mut by_name: Vec<usize> = (0..schema.fields().len()).collect();
+        // Of two columns of one name the first stays the first.
+        by_name.sort_by_key(|&root| schema.field(root).name());
+        let mut leaves = 0;
+        let first_leaves = schema.fields().iter().map(|field| {
+            let first = leaves;
+            leaves += leaves_of(field.data_type());
+            first
+        });
+        Self {
+            first_leaves: first_leaves.collect(),
+            by_name,
+        }
+    }
+}
+
+/// The dialects that were asked for lately. The files of a dataset mostly have one schema, and to work its dialect out takes as
+/// long as to parse the rest of a small footer.
+#[derive(Debug, Default)]
+pub(crate) struct Dialects(Mutex<VecDeque<Known>>);
+
+/// A dialect, and what it was worked out from.
+#[derive(Debug)]
+struct Known {
+    parquet: TypePtr,
+    pairs: Option<Vec<KeyValue>>,
+    dialect: Arc<Dialect>,
+}
+
+/// Dialects that are remembered. Each is compared with, the latest first.
+const KNOWN_DIALECTS: usize = 4;
+
+impl Dialects {
+    /// The dialect of a file: that of an earlier one where their schemas, and what their writers say of them, are equal.
+    pub(crate) fn of(&self, file: &FileMetaData) -> Result<Arc<Dialect>> {
+        let parquet = file.schema_descr().root_schema_ptr();
+        let pairs = file.key_value_metadata();
+        let is_of = |known: &&Known| known.pairs.as_ref() == pairs && known.parquet == parquet;
+        if let Some(known) = self.0.lock().iter().find(is_of) {
+            return Ok(Arc::clone(&known.dialect));
+        }
+        // Others may be working out the same: one is as good as the other.
+        let dialect = Arc::new(Dialect::new(file)?);
+        let known = Known {
+            parquet,
+            pairs: pairs.cloned(),
+            dialect: Arc::clone(&dialect),
+        };
+        let mut latest = self.0.lock();
+        latest.push_front(known);
+        latest.truncate(KNOWN_DIALECTS);
+        Ok(dialect)
+    }
 }
 
 impl Dialect {
     /// Works out the types of a file's columns.
-    pub(crate) fn new(file: &FileMetaData) -> Result<Self> {
+    fn new(file: &FileMetaData) -> Result<Self> {
         let inferred = parquet_to_arrow_schema(file.schema_descr(), None)?;
         let pairs = file.key_value_metadata();
         let original = pairs.and_then(|pairs| original_schema(pairs));
@@ -55,11 +123,25 @@ impl Dialect {
         });
         let schema = Schema::new_with_metadata(fields.collect::<Fields>(), schema_metadata(pairs));
         let dialect = Self {
+            roots: Roots::of(&schema),
             schema: Arc::new(schema),
             parquet: patched(file)?,
         };
         dialect.check()?;
         Ok(dialect)
+    }
+
+    /// The position of a top-level column in the schema.
+    pub(crate) fn position(&self, column: &str) -> Option<usize> {
+        let name = |root: usize| self.schema.field(root).name().as_str();
+        let by_name = &self.roots.by_name;
+        let at = by_name.partition_point(|&root| name(root) < column);
+        by_name.get(at).copied().filter(|&root| name(root) == column)
+    }
+
+    /// The position of the first leaf column of the top-level column at `root`.
+    pub(crate) fn first_leaf(&self, root: usize) -> usize {
+        self.roots.first_leaves.get(root).copied().unwrap_or_default()
     }
 
     /// What the decoder needs to read the leaves of `mask`.
@@ -297,8 +379,10 @@ fn patch(node: &TypePtr) -> Result<TypePtr> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use arrow::datatypes::TimeUnit;
+    use parquet::basic::Type as PhysicalType;
+
+    use super::*;
 
     fn restored(origin: DataType, inferred: DataType) -> DataType {
         let inferred = Arc::new(Field::new("c", inferred, true));
@@ -334,5 +418,49 @@ mod tests {
         let origin = DataType::LargeList(Arc::new(Field::new("item", DataType::LargeUtf8, true)));
         let expected = DataType::LargeList(Arc::new(Field::new("element", DataType::LargeUtf8, true)));
         assert_eq!(restored(origin, list(DataType::Utf8)), expected);
+    }
+    #[test]
+    fn columns_are_found_by_name_with_their_leaves() {
+        let leaf = |name: &str| Field::new(name, DataType::Int32, true);
+        let pair = DataType::Struct(Fields::from(vec![leaf("x"), leaf("y")]));
+        let schema = Schema::new(vec![leaf("z"), Field::new("a", pair, true), leaf("m"), leaf("a")]);
+        let roots = Roots::of(&schema);
+        assert_eq!(roots.by_name, [1, 3, 2, 0]);
+        assert_eq!(roots.first_leaves, [0, 1, 3, 4]);
+    }
+
+    /// What a file of these columns of 32-bit numbers says of itself.
+    fn about(columns: &[&str], pairs: Option<Vec<KeyValue>>) -> FileMetaData {
+        let columns = columns.iter().map(|name| {
+            let column = Type::primitive_type_builder(name, PhysicalType::INT32);
+            Arc::new(column.build().unwrap())
+        });
+        let root = Type::group_type_builder("schema").with_fields(columns.collect());
+        let schema = SchemaDescriptor::new(Arc::new(root.build().unwrap()));
+        FileMetaData::new(1, 0, None, pairs, Arc::new(schema), None)
+    }
+
+    #[test]
+    fn files_that_say_the_same_of_themselves_share_a_dialect() {
+        let dialects = Dialects::default();
+        let said = |value: &str| Some(vec![KeyValue::new("by".to_owned(), value.to_owned())]);
+        let first = dialects.of(&about(&["a", "b"], said("x"))).unwrap();
+        assert!(Arc::ptr_eq(
+            &first,
+            &dialects.of(&about(&["a", "b"], said("x"))).unwrap()
+        ));
+        for (columns, pairs) in [(["a", "c"], said("x")), (["a", "b"], said("y")), (["a", "b"], None)] {
+            let other = dialects.of(&about(&columns, pairs.clone())).unwrap();
+            assert!(!Arc::ptr_eq(&first, &other), "{columns:?} {pairs:?}");
+            assert_eq!(other.schema.field(1).name(), columns[1]);
+        }
+        for round in 0..2 * KNOWN_DIALECTS {
+            dialects.of(&about(&["a"], said(&round.to_string()))).unwrap();
+        }
+        assert_eq!(dialects.0.lock().len(), KNOWN_DIALECTS);
+        assert!(!Arc::ptr_eq(
+            &first,
+            &dialects.of(&about(&["a", "b"], said("x"))).unwrap()
+        ));
     }
 }

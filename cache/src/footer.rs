@@ -27,7 +27,7 @@ use parquet::schema::types::SchemaDescriptor;
 
 pub use self::stored::first_footer_bytes;
 use self::stored::{FOOTER_HINT_BYTES, TAIL_BYTES, When};
-use crate::dialect::{Dialect, leaves_of};
+use crate::dialect::{Dialect, Dialects};
 use crate::error::ReadError;
 use crate::key::{FileId, sum_of, to_u64};
 use crate::limits::ReadLimits;
@@ -45,8 +45,8 @@ pub struct Footer {
     /// Its row groups, in file order.
     pub row_groups: Vec<RowGroupInfo>,
     pub(crate) metadata: Arc<ParquetMetaData>,
-    pub(crate) dialect: Dialect,
-    roots: Roots,
+    /// Files of one schema share it.
+    pub(crate) dialect: Arc<Dialect>,
     /// What of the file is read to know it.
     pub(crate) tail: Range<u64>,
     /// Bytes of memory that the footer takes, about.
@@ -80,54 +80,30 @@ pub struct ColumnStatistics {
     pub null_count: UInt64Array,
 }
 
-/// Finds top-level columns. A file may have ten thousand, all of which are asked for one by one.
-#[derive(Debug)]
-struct Roots {
-    /// Their positions, by name.
-    by_name: Vec<usize>,
-    /// How many leaf columns those before each have.
-    first_leaves: Vec<usize>,
-}
-
-impl Roots {
-    fn of(schema: &Schema) -> Self {
-        let mut by_name: Vec<usize> = (0..schema.fields().len()).collect();
-        // Of two columns of one name the first stays the first.
-        by_name.sort_by_key(|&root| schema.field(root).name());
-        let mut leaves = 0;
-        let first_leaves = schema.fields().iter().map(|field| {
-            let first = leaves;
-            leaves += leaves_of(field.data_type());
-            first
-        });
-        Self {
-            first_leaves: first_leaves.collect(),
-            by_name,
-        }
-    }
-}
-
 impl Footer {
     /// The position of a top-level column in the schema.
     #[must_use]
     pub fn position(&self, column: &str) -> Option<usize> {
-        let name = |root: usize| self.schema.field(root).name().as_str();
-        let by_name = &self.roots.by_name;
-        let at = by_name.partition_point(|&root| name(root) < column);
-        by_name.get(at).copied().filter(|&root| name(root) == column)
+        self.dialect.position(column)
     }
 
     /// The position of the first leaf column of the top-level column at `root`.
     pub(crate) fn first_leaf(&self, root: usize) -> usize {
-        self.roots.first_leaves.get(root).copied().unwrap_or_default()
+        self.dialect.first_leaf(root)
     }
 
     /// Parses a footer's Thrift bytes, which end before the file's last eight.
-    pub(crate) fn parse(bytes: &[u8], at: FileAt<'_>, limits: &ReadLimits) -> Result<Self, ReadError> {
+    pub(crate) fn parse(
+        bytes: &[u8],
+        at: FileAt<'_>,
+        limits: &ReadLimits,
+        dialects: &Dialects,
+    ) -> Result<Self, ReadError> {
         check_footer(bytes, limits).map_err(|refused| at.refused(refused))?;
         let metadata = ParquetMetaDataReader::decode_metadata(bytes).map_err(|error| at.corrupt(error.to_string()))?;
         check_metadata(&metadata, at)?;
-        let dialect = Dialect::new(metadata.file_metadata()).map_err(|error| at.corrupt(error.to_string()))?;
+        let dialect = dialects.of(metadata.file_metadata());
+        let dialect = dialect.map_err(|error| at.corrupt(error.to_string()))?;
         let row_groups: Vec<_> = metadata
             .row_groups()
             .iter()
@@ -140,7 +116,6 @@ impl Footer {
             rows: row_groups.iter().map(|group| group.rows).sum(),
             row_groups,
             metadata: Arc::new(metadata),
-            roots: Roots::of(&dialect.schema),
             dialect,
             tail: at.tail(bytes.len()),
             weight_bytes: u64::try_from(weight).unwrap_or(u64::MAX),
@@ -213,6 +188,7 @@ pub(crate) struct FooterCache {
     footers: MokaCache<FileId, Arc<Footer>>,
     /// Those that peers gave, from their first byte to the end of the file.
     given: MokaCache<FileId, Bytes>,
+    dialects: Arc<Dialects>,
     limits: ReadLimits,
 }
 
@@ -230,6 +206,7 @@ impl FooterCache {
                 .max_capacity(GIVEN_BYTES)
                 .weigher(weigh_given)
                 .build(),
+            dialects: Arc::default(),
             limits,
         }
     }
@@ -330,7 +307,8 @@ impl FooterCache {
         // Handing a small footer to another thread takes longer than parsing it.
         let small = bytes.len() <= INLINE_FOOTER_BYTES;
         let (limits, path, size) = (self.limits.clone(), namespace_path(file), file.key.size);
-        let parse = move || Footer::parse(&bytes, FileAt { path: &path, size }, &limits);
+        let dialects = Arc::clone(&self.dialects);
+        let parse = move || Footer::parse(&bytes, FileAt { path: &path, size }, &limits, &dialects);
         let parsed = if small { guarded(parse) } else { pool.run(parse).await };
         parsed
             .unwrap_or_else(|panic| {
@@ -551,21 +529,4 @@ fn bounds_hold(column: &ColumnChunkMetaData) -> bool {
     // The first format had one kind of bounds, compared as signed bytes whatever the column held.
     let old = column.statistics().is_some_and(Statistics::is_min_max_deprecated);
     !half && !undefined && (signed || !old)
-}
-
-#[cfg(test)]
-mod tests {
-    use arrow::datatypes::Fields;
-
-    use super::*;
-
-    #[test]
-    fn columns_are_found_by_name_with_their_leaves() {
-        let leaf = |name: &str| Field::new(name, DataType::Int32, true);
-        let pair = DataType::Struct(Fields::from(vec![leaf("x"), leaf("y")]));
-        let schema = Schema::new(vec![leaf("z"), Field::new("a", pair, true), leaf("m"), leaf("a")]);
-        let roots = Roots::of(&schema);
-        assert_eq!(roots.by_name, [1, 3, 2, 0]);
-        assert_eq!(roots.first_leaves, [0, 1, 3, 4]);
-    }
 }

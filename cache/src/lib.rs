@@ -300,14 +300,7 @@ impl Cache {
     /// Where the columns of `read` are now, for some row groups of files: the tier of the worst placed. Nothing is read, and
     /// nothing counts as touched.
     pub async fn residency(&self, files: &[(&OpenFile, Vec<RowGroup>)], read: &Schema) -> Residency {
-        let mut worst = Residency::Decoded;
-        for (file, row_groups) in files {
-            worst = worst.min(self.engine.residency(file, row_groups, read).await);
-            if worst == Residency::None {
-                break;
-            }
-        }
-        worst
+        self.engine.residency(files, read).await
     }
 
     /// The tier of raw pages.

@@ -111,9 +111,9 @@ fn outdated(cache: &Cache, table: &MountTable, dataset: &Dataset) -> Vec<(NsPath
     let current: HashSet<_> = dataset.files.iter().map(|file| file.open.key.id()).collect();
     // In this order: what arrives meanwhile is in both, and not in none.
     let arriving = cache.arriving_files().into_iter();
-    let all = arriving.chain(cache.held_files().into_iter().map(|file| file.key));
-    // To find its place takes longest, so it is done for what is left.
-    all.filter(|key| !current.contains(&key.id()))
+    let others = arriving.filter(|key| !current.contains(&key.id()));
+    let others = others.chain(cache.other_files(&current));
+    others
         .filter_map(|key| Some((place_below(&key, table, &dataset.path)?, key)))
         .collect()
 }

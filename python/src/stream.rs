@@ -280,12 +280,12 @@ impl Exported {
             // An interpreter that is on its way out lets nobody in, and handles no signals.
             Some(Ok(())) | None => Ok(()),
         };
-        let mut wait = || {
+        let wait = || {
             let _context = runtime.enter();
             wait_for(inner.next_batch(), SIGNAL_INTERVAL, look)
         };
         let waited = match is_known {
-            true => Python::try_attach(|py| py.detach(&mut wait)).unwrap_or_else(wait),
+            true => Python::try_attach(|py| py.detach(wait)).unwrap_or_else(wait),
             false => wait(),
         };
         match waited {

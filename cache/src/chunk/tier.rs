@@ -105,6 +105,12 @@ impl ChunkTier {
         self.0.state.lock().held.contains_key(key)
     }
 
+    /// Whether any chunk of a file version is held.
+    #[must_use]
+    pub(crate) fn holds_any(&self, file: FileId) -> bool {
+        self.0.state.lock().by_file.contains_key(&file)
+    }
+
     /// Room for a chunk of `file` of about so many bytes, where it is worth keeping: whether it fits, and was asked for
     /// before.
     ///
@@ -254,10 +260,12 @@ impl ChunkTier {
         removed.iter().map(|chunk| chunk.bytes).sum()
     }
 
-    /// The file versions that anything is held of.
+    /// The file versions that anything is held of, besides these.
     #[must_use]
-    pub fn files(&self) -> Vec<FileKey> {
-        self.0.state.lock().by_file.values().map(|of| of.file.clone()).collect()
+    pub fn files(&self, besides: &HashSet<FileId>) -> Vec<FileKey> {
+        let state = self.0.state.lock();
+        let others = state.by_file.iter().filter(|(file, _)| !besides.contains(*file));
+        others.map(|(_, of)| of.file.clone()).collect()
     }
 
     /// When the first chunk came that is held of a file version.
@@ -513,7 +521,7 @@ mod tests {
         assert_eq!(chunks.held(key(0).file), [(key(0), 800)]);
         assert_eq!((chunks.bytes(), budget.used_bytes(Purpose::Chunks)), (800, 800));
         assert_eq!(chunks.remove_file(key(0).file), 800);
-        assert_eq!((chunks.bytes(), chunks.files().len()), (0, 0));
+        assert_eq!((chunks.bytes(), chunks.files(&HashSet::new()).len()), (0, 0));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! Lock order: the one lock here is never held while the budget is asked, since the budget asks back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -245,8 +245,10 @@ impl PageStore for MemoryPages {
         drop(evicted);
     }
 
-    fn files(&self) -> Vec<FileKey> {
-        self.0.state.lock().by_file.values().map(|of| of.file.clone()).collect()
+    fn files(&self, besides: &HashSet<FileId>) -> Vec<FileKey> {
+        let state = self.0.state.lock();
+        let others = state.by_file.iter().filter(|(file, _)| !besides.contains(*file));
+        others.map(|(_, of)| of.file.clone()).collect()
     }
 
     fn bytes(&self) -> u64 {

@@ -19,6 +19,7 @@ mod reading;
 mod runs;
 mod tier;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::time::SystemTime;
 
@@ -30,7 +31,7 @@ pub(crate) use self::loading::stopped;
 pub use self::memory::MemoryPages;
 pub use self::peers::Peers;
 pub use self::tier::{OpenFile, PageConfig, PageTier};
-use crate::key::{FileId, FileKey, Generation, PageIndex, Source, to_u64};
+use crate::key::{FileId, FileKey, PageIndex, Source, to_u64};
 use crate::unkept::Unkept;
 
 /// Keeps pages, as many as it may. It never fails: what it cannot keep or cannot read back is a miss, and its own
@@ -94,8 +95,8 @@ pub trait PageStore: Send + Sync {
     /// Drops what is beyond quotas that were set anew. May do I/O.
     fn rescope(&self);
 
-    /// The file versions that pages are held of, as far as their names are known.
-    fn files(&self) -> Vec<FileKey>;
+    /// The file versions that pages are held of, besides these, as far as their names are known.
+    fn files(&self, besides: &HashSet<FileId>) -> Vec<FileKey>;
 
     /// How many bytes are held now.
     fn bytes(&self) -> u64;
@@ -164,13 +165,8 @@ impl PageStore for DiskPages {
         self.rescope();
     }
 
-    fn files(&self) -> Vec<FileKey> {
-        let named = self.files().into_iter().filter_map(|held| {
-            let generation = Generation::parse(&held.generation).ok()?;
-            let (uri, size) = (held.uri?, held.size);
-            Some(FileKey { uri, generation, size })
-        });
-        named.collect()
+    fn files(&self, besides: &HashSet<FileId>) -> Vec<FileKey> {
+        self.keys(besides)
     }
 
     fn bytes(&self) -> u64 {

@@ -6,6 +6,7 @@
 //! A file of a weak generation is loaded whole, in one request, and a read that needs that takes all of its bytes from
 //! it: two answers of such a file may be of two versions, though they carry one name.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -377,10 +378,10 @@ impl PageTier {
         self.0.unblocked(move || store.rescope()).await;
     }
 
-    /// The file versions that pages are held of, as far as their names are known.
+    /// The file versions that pages are held of, besides these, as far as their names are known.
     #[must_use]
-    pub fn files(&self) -> Vec<FileKey> {
-        self.0.store.files()
+    pub fn files(&self, besides: &HashSet<FileId>) -> Vec<FileKey> {
+        self.0.store.files(besides)
     }
 
     /// The file versions of which pages are being loaded, or wait to be kept.

@@ -1,9 +1,12 @@
 //! Where the bytes of row groups are, without reading or touching any.
 
+use std::sync::Arc;
+
 use arrow::datatypes::Schema;
 
 use super::{Engine, chunk_key, leaf_ranges};
 use crate::decode::SelectedColumn;
+use crate::dialect::Dialect;
 use crate::footer::Footer;
 use crate::key::RowGroup;
 use crate::page::OpenFile;
@@ -31,23 +34,18 @@ impl Residency {
 }
 
 impl Engine {
-    /// Where the columns of `read` are for these row groups of a file. A file whose footer is not held counts as not held.
-    pub(crate) async fn residency(&self, file: &OpenFile, row_groups: &[RowGroup], read: &Schema) -> Residency {
-        let Some(footer) = self.footers.held(file).await else {
-            return Residency::None;
-        };
-        let columns = read.fields().iter().filter_map(|field| {
-            let root = footer.position(field.name())?;
-            Some(SelectedColumn::new(&footer, root, field.data_type()))
-        });
-        let columns: Vec<_> = columns.collect();
-        let all = row_groups
-            .iter()
-            .map(|&group| self.residency_of(file, group, &footer, &columns));
-        // The first that is nowhere settles it.
+    /// Where the columns of `read` are for these row groups of files: the worst. A file whose footer is not held counts as not
+    /// held.
+    pub(crate) async fn residency(&self, files: &[(&OpenFile, Vec<RowGroup>)], read: &Schema) -> Residency {
+        let mut columns = Columns::default();
         let mut worst = Residency::Decoded;
-        for residency in all {
-            worst = worst.min(residency);
+        for (file, row_groups) in files {
+            let Some(footer) = self.footers.held(file).await else {
+                return Residency::None;
+            };
+            let columns = columns.of(&footer, read);
+            worst = worst.min(self.residency_of_file(file, row_groups, &footer, columns));
+            // The first that is nowhere settles it.
             if worst == Residency::None {
                 break;
             }
@@ -55,16 +53,63 @@ impl Engine {
         worst
     }
 
-    fn residency_of(&self, file: &OpenFile, group: RowGroup, footer: &Footer, columns: &[SelectedColumn]) -> Residency {
+    fn residency_of_file(
+        &self,
+        file: &OpenFile,
+        row_groups: &[RowGroup],
+        footer: &Footer,
+        columns: &[SelectedColumn],
+    ) -> Residency {
         let id = file.key.id();
-        if columns
-            .iter()
-            .all(|column| self.chunks.contains(&chunk_key(id, group, column)))
-        {
-            return Residency::Decoded;
+        let any_decoded = self.chunks.holds_any(id);
+        let is_decoded = |group| {
+            any_decoded
+                && columns
+                    .iter()
+                    .all(|column| self.chunks.contains(&chunk_key(id, group, column)))
+        };
+        let raw_bytes = self.pages.held_bytes(id);
+        let is_raw = |group| {
+            raw_bytes == file.key.size
+                || raw_bytes > 0
+                    && leaf_ranges(footer, group, columns.iter())
+                        .iter()
+                        .all(|(_, range)| self.pages.holds(file, range))
+        };
+        let mut worst = Residency::Decoded;
+        for &group in row_groups {
+            worst = worst.min(if is_decoded(group) {
+                Residency::Decoded
+            } else if is_raw(group) {
+                Residency::Raw
+            } else {
+                Residency::None
+            });
+            if worst == Residency::None {
+                break;
+            }
         }
-        let ranges = leaf_ranges(footer, group, columns.iter());
-        let held = ranges.iter().all(|(_, range)| self.pages.holds(file, range));
-        if held { Residency::Raw } else { Residency::None }
+        worst
+    }
+}
+
+/// What is read of one file after the other; found out anew only where a file has another schema than the one before.
+#[derive(Default)]
+struct Columns(Option<(Arc<Dialect>, Vec<SelectedColumn>)>);
+
+impl Columns {
+    fn of(&mut self, footer: &Footer, read: &Schema) -> &[SelectedColumn] {
+        let is_known = matches!(&self.0, Some((known, _)) if Arc::ptr_eq(known, &footer.dialect));
+        if !is_known {
+            self.0 = None;
+        }
+        let (_, columns) = self.0.get_or_insert_with(|| {
+            let columns = read.fields().iter().filter_map(|field| {
+                let root = footer.position(field.name())?;
+                Some(SelectedColumn::new(footer, root, field.data_type()))
+            });
+            (Arc::clone(&footer.dialect), columns.collect())
+        });
+        columns
     }
 }

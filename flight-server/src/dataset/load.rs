@@ -91,7 +91,7 @@ pub(super) async fn load(
     pace: Option<&Arc<Errand>>,
 ) -> Result<Dataset, ServiceError> {
     let Files { columns, files } = files;
-    let mut schemas = HashSet::new();
+    let mut schemas = Schemas::default();
     let mut loaded = Vec::with_capacity(files.len());
     let cache = Arc::clone(cache);
     let at_once = match holders.are_there() {
@@ -214,17 +214,39 @@ fn in_order(listed: Vec<Listed>, layout: Layout) -> Files {
 }
 
 /// Keeps of a footer what plans need; equal schemas are kept once.
-fn summarize(footer: &Footer, schemas: &mut HashSet<SchemaRef>) -> FileSummary {
-    let schema = match schemas.get(&footer.schema) {
-        Some(known) => Arc::clone(known),
-        None => {
-            schemas.insert(Arc::clone(&footer.schema));
-            Arc::clone(&footer.schema)
-        }
-    };
+fn summarize(footer: &Footer, schemas: &mut Schemas) -> FileSummary {
     FileSummary {
-        schema,
+        schema: schemas.known(&footer.schema),
         row_groups: footer.row_groups.clone().into(),
+    }
+}
+
+/// The schemas of the files of a dataset, each once.
+#[derive(Default)]
+struct Schemas {
+    all: HashSet<SchemaRef>,
+    /// The last one as it came and as it is kept: files that follow one another mostly share theirs, and to look one up reads all
+    /// of it.
+    last: Option<(SchemaRef, SchemaRef)>,
+}
+
+impl Schemas {
+    /// The one that is kept of those that are equal to it.
+    fn known(&mut self, schema: &SchemaRef) -> SchemaRef {
+        if let Some((came, known)) = &self.last
+            && Arc::ptr_eq(came, schema)
+        {
+            return Arc::clone(known);
+        }
+        let known = match self.all.get(schema) {
+            Some(known) => Arc::clone(known),
+            None => {
+                self.all.insert(Arc::clone(schema));
+                Arc::clone(schema)
+            }
+        };
+        self.last = Some((Arc::clone(schema), Arc::clone(&known)));
+        known
     }
 }
 

@@ -47,7 +47,7 @@ mod superblock;
 mod table;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -307,6 +307,18 @@ impl DiskPages {
             folder: file.folder,
         });
         described.filter(|file| file.held.pages > 0).collect()
+    }
+
+    /// The file versions that pages are held of, besides these and those whose URI is too long for the table, in no order.
+    #[must_use]
+    pub fn keys(&self, besides: &HashSet<FileId>) -> Vec<FileKey> {
+        let others: Vec<_> = {
+            let index = self.index.read();
+            let others = index.iter().filter(|(file, _)| !besides.contains(*file));
+            others.map(|(_, file)| Arc::clone(file)).collect()
+        };
+        let held = others.into_iter().filter(|file| !file.presence.read().is_empty());
+        held.filter_map(|file| file.header.key()).collect()
     }
 
     /// How many bytes all folders hold, tables included, as the file systems allocate them.

@@ -53,6 +53,15 @@ impl Header {
         })
     }
 
+    /// The file version, where its URI is kept.
+    pub(super) fn key(&self) -> Option<FileKey> {
+        Some(FileKey {
+            uri: Arc::clone(self.uri.as_ref()?),
+            generation: Generation::parse(&self.generation).ok()?,
+            size: self.size,
+        })
+    }
+
     pub(super) fn encode(&self, page_size: u64) -> Vec<u8> {
         let uri = self.uri.as_deref();
         let length = |text: &str| u32::try_from(text.len()).unwrap_or(NOT_KEPT);

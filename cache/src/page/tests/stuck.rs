@@ -58,7 +58,7 @@ impl PageStore for Stuck {
 
     fn rescope(&self) {}
 
-    fn files(&self) -> Vec<FileKey> {
+    fn files(&self, _: &HashSet<FileId>) -> Vec<FileKey> {
         Vec::new()
     }
 

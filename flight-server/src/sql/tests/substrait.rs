@@ -21,8 +21,8 @@ use datafusion_substrait::substrait::proto::rel_common::{Emit, EmitKind};
 use datafusion_substrait::substrait::proto::set_rel::SetOp;
 use datafusion_substrait::substrait::proto::r#type::{FixedBinary, I64, Kind, Nullability, Struct};
 use datafusion_substrait::substrait::proto::{
-    DdlRel, ExchangeRel, Expression, FilterRel, FunctionArgument, HashJoinRel, JoinRel, NamedStruct, Plan, PlanRel,
-    ProjectRel, ReadRel, Rel, RelCommon, RelRoot, SetRel, Type, UpdateRel, WriteRel, plan_rel,
+    ExchangeRel, Expression, FilterRel, FunctionArgument, NamedStruct, Plan, PlanRel, ProjectRel, ReadRel, Rel,
+    RelCommon, RelRoot, SetRel, Type, plan_rel,
 };
 use prost::Message;
 use tonic::Code;
@@ -265,10 +265,10 @@ async fn what_writes_and_what_is_not_read_is_named() {
         ..ReadRel::default()
     };
     for (kind, words) in [
-        (RelType::Write(Box::new(WriteRel::default())), "WriteRel: SQL reads"),
-        (RelType::Ddl(Box::new(DdlRel::default())), "DdlRel: SQL reads"),
-        (RelType::Update(Box::new(UpdateRel::default())), "UpdateRel: SQL reads"),
-        (RelType::HashJoin(Box::new(HashJoinRel::default())), "HashJoinRel"),
+        (RelType::Write(Box::default()), "WriteRel: SQL reads"),
+        (RelType::Ddl(Box::default()), "DdlRel: SQL reads"),
+        (RelType::Update(Box::default()), "UpdateRel: SQL reads"),
+        (RelType::HashJoin(Box::default()), "HashJoinRel"),
         (RelType::Read(Box::new(files)), "files by their paths"),
     ] {
         let error = refused(&lake, &of(&tree(kind))).await;
@@ -314,7 +314,7 @@ async fn what_is_no_plan_is_refused_in_words() {
         ..ProjectRel::default()
     }));
     for kind in [
-        RelType::Join(Box::new(JoinRel::default())),
+        RelType::Join(Box::default()),
         filter(ids(&["t"]), column(7)),
         filter(ids(&["t"]), column(-1)),
         emitted,
