@@ -20,6 +20,7 @@ from harness import files
 from harness.flight import act, by_path, by_scan, fetch
 from harness.metrics import samples, total
 from harness.server import Server, run_cli
+from harness.stored import data_offset
 
 SEED = 11
 COLUMNS = [f"c{number}" for number in range(8)]
@@ -90,16 +91,16 @@ def wait_until(holds: Callable[[], bool], failing: str) -> None:
         time.sleep(POLL_INTERVAL_S)
 
 
-def cached(folder: Path, kind: str) -> list[Path]:
-    """The files of a kind in a cache folder; there are some."""
-    found = sorted(folder.glob(f"??/*.{kind}"))
+def cached(folder: Path) -> list[Path]:
+    """The files of file versions in a cache folder; there are some."""
+    found = sorted(folder.glob("??/*.pages"))
     assert found
     return found
 
 
-def flip_bits(path: Path, count: int, rng: random.Random) -> None:
-    """Flips bits of a file that is in use, in place."""
-    size = path.stat().st_size
+def flip_bits(path: Path, count: int, rng: random.Random, within: int | None = None) -> None:
+    """Flips bits of a file that is in use, in place; of so many bytes from its beginning on, where that is said."""
+    size = within or path.stat().st_size
     with path.open("r+b", buffering=0) as file:
         for _ in range(count):
             at = rng.randrange(size)
@@ -127,10 +128,14 @@ def test_bits_flip_under_a_running_server(start_server: Callable[..., Server], l
     print(f"SEED={SEED}")
     rng, server = random.Random(SEED), start_server(mounts=lake.mounts)
     folder = filled(server, lake).data_dir / "cache"
+    tables = {path: data_offset(path.read_bytes()) for path in cached(folder)}
     for column in COLUMNS:
         # Each column is read for the second time: from its pages, not from memory.
-        for path in [*cached(folder, "pages"), *cached(folder, "table"), folder / "superblock"]:
+        for path in cached(folder):
+            # In its pages, mostly, and in its table.
             flip_bits(path, 20, rng)
+            flip_bits(path, 20, rng, within=tables[path])
+        flip_bits(folder / "superblock", 20, rng)
         lake.assert_reads(server, column)
     failures = total(server.admin_uri, "jetbridge_cache_checksum_failures_total")
     # All but a few of the flips in pages are in the pages of columns that were still to be read.
@@ -143,7 +148,7 @@ def test_bits_flip_while_the_server_is_down(start_server: Callable[..., Server],
     rng, first = random.Random(SEED), filled(start_server(mounts=lake.mounts), lake)
     folder = first.data_dir / "cache"
     first.stop()
-    for path in cached(folder, "pages"):
+    for path in cached(folder):
         flip_bits(path, 10, rng)
     second = start_server(mounts=lake.mounts)
     before = asked(second)
@@ -156,29 +161,36 @@ def spoil_header(at: int) -> Callable[[bytes], bytes]:
     return lambda raw: raw[:at] + bytes([raw[at] ^ 0x03]) + raw[at + 1 :]
 
 
-TABLE_FAULTS: dict[str, Callable[[bytes], bytes]] = {
+def zero_slots(raw: bytes) -> bytes:
+    at = data_offset(raw)
+    return raw[:HEADER_BYTES] + bytes(at - HEADER_BYTES) + raw[at:]
+
+
+FILE_FAULTS: dict[str, Callable[[bytes], bytes]] = {
     "other version": spoil_header(8),
     "other page size": spoil_header(17),
     "cut in its header": lambda raw: raw[:100],
     "cut in its slots": lambda raw: raw[: HEADER_BYTES + 20 * 16 + 7],
+    "cut in its pages": lambda raw: raw[: len(raw) // 2],
+    "torn in its header": lambda raw: raw[:100] + bytes(HEADER_BYTES - 100) + raw[HEADER_BYTES:],
     "empty": lambda raw: raw[:0],
     "zeros": lambda raw: bytes(len(raw)),
-    "zero slots": lambda raw: raw[:HEADER_BYTES] + bytes(len(raw) - HEADER_BYTES),
+    "zero slots": zero_slots,
     "noise": lambda raw: random.Random(SEED).randbytes(len(raw)),
     "longer": lambda raw: raw + random.Random(SEED).randbytes(1 << 20),
 }
 
 
-@pytest.mark.parametrize("fault", TABLE_FAULTS)
-def test_tables_that_cannot_be_used(start_server: Callable[..., Server], lake: Lake, fault: str) -> None:
+@pytest.mark.parametrize("fault", FILE_FAULTS)
+def test_files_that_cannot_be_used(start_server: Callable[..., Server], lake: Lake, fault: str) -> None:
     first = filled(start_server(mounts=lake.mounts), lake)
-    spoilt, sound = cached(first.data_dir / "cache", "table")
+    spoilt, sound = cached(first.data_dir / "cache")
     first.stop()
-    spoilt.write_bytes(TABLE_FAULTS[fault](spoilt.read_bytes()))
+    spoilt.write_bytes(FILE_FAULTS[fault](spoilt.read_bytes()))
     second = start_server(mounts=lake.mounts)
     kept = held(second)
     lake.assert_reads(second)
-    # What the other table vouches for is served; what this one does is read anew, but for what it still tells.
+    # What the other file has is served; what this one had is read anew, but for what it still has.
     assert lake.size_bytes - kept <= asked(second) + FOOTERS_BYTES
     assert kept >= MOST_OF_IT * lake.size_bytes / 2
     assert (kept > MOST_OF_IT * lake.size_bytes) == (fault == "longer")
@@ -201,7 +213,7 @@ def test_superblocks_that_cannot_be_used(start_server: Callable[..., Server], la
         done = run_cli("serve", "--data-dir", first.data_dir, "--flight", "127.0.0.1:0", "--admin", "127.0.0.1:0")
         assert done.returncode == 1
         assert str(superblock.parent) in done.stderr.decode()
-        assert cached(superblock.parent, "pages")
+        assert cached(superblock.parent)
         return
     second = start_server(mounts=lake.mounts)
     assert held(second) <= FOOTERS_BYTES
@@ -313,7 +325,7 @@ def test_a_linked_folder_is_the_folder(start_server: Callable[..., Server], lake
     real.mkdir()
     link.symlink_to(real, target_is_directory=True)
     first = filled(start_server(mounts=lake.mounts, args=["--cache-dir", link]), lake)
-    assert cached(real, "pages")
+    assert cached(real)
     where = ["--data-dir", tmp_path / "other", "--flight", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     for words in (["--cache-dir", real], ["--cache-dir", link, "--cache-dir", real]):
         done = run_cli("serve", *where, *words)

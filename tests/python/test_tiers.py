@@ -17,6 +17,7 @@ from harness.errors import expect_error
 from harness.flight import act, by_path, fetch
 from harness.metrics import total
 from harness.server import Server, run_cli
+from harness.stored import data_offset
 from harness.weed import Weed
 
 ROWS = 200_000
@@ -233,7 +234,7 @@ def test_flipped_bits_are_fetched_anew(start_server: Callable[..., Server], lake
     wait_until_kept(server)
     pages = next((server.data_dir / "cache").glob("*/*.pages"))
     raw = bytearray(pages.read_bytes())
-    for at in range(100, len(raw), 50_000):
+    for at in range(data_offset(raw) + 100, len(raw), 50_000):
         raw[at] ^= 0x40
     with pages.open("r+b") as file:
         file.write(raw)

@@ -147,12 +147,20 @@ def measured_rate(gets: Sequence[Get], skip_s: float = 0.5) -> float:
     return sum(get.sent_bytes for get in later[:-1]) / span_s
 
 
+def data_offset(header: bytes) -> int:
+    """Where the pages begin in a file of a cache folder that begins so: after a slot for each (cache/FORMAT.md)."""
+    page_bytes, length = (int.from_bytes(header[at : at + 8], "little") for at in (16, 40))
+    pages = -(-length // page_bytes)
+    return 4096 + -(-16 * pages // 4096) * 4096
+
+
 def rot(data_dir: Path, bytes_apart: int = 500_000) -> int:
     """Flips a bit here and there in all pages that a node has on disk; how many."""
     flipped = 0
     for pages in (data_dir / "cache").rglob("*.pages"):
         with pages.open("r+b") as file:
-            for at in range(100, pages.stat().st_size, bytes_apart):
+            first = data_offset(file.read(4096)) + 100
+            for at in range(first, pages.stat().st_size, bytes_apart):
                 file.seek(at)
                 (byte,) = file.read(1) or b"\0"
                 file.seek(at)

@@ -12,11 +12,11 @@ use super::account::Extent;
 use super::error::Trouble;
 use super::file::{CachedFile, Paths, Writer, extents_of};
 use super::folder::Operation;
-use super::handles::Open;
 use super::health::{Event, FolderHealth};
 use super::place::{Candidate, choose};
 use super::presence::extent_of;
-use super::table::{Header, SLOT_BYTES, Slot, slot_offset};
+use super::shape::{SLOT_BYTES, block_of, slot_offset};
+use super::table::{Header, Slot};
 use crate::counters::{self, Tier};
 use crate::key::{FileKey, to_u64, to_usize};
 use crate::policy::Offer;
@@ -77,7 +77,7 @@ impl DiskPages {
             let operation = self.folders.get(file.folder)?.begin_write()?;
             return Some((file, operation));
         }
-        let header = Header::of(key)?;
+        let header = Header::of(key, self.page_size)?;
         let number = choose(id, &self.candidates())?;
         let operation = self.folders.get(number)?.begin_write()?;
         let new = Arc::new(CachedFile::new(self.next_serial(), number, header, self.page_size));
@@ -126,7 +126,7 @@ impl DiskPages {
                     refused = Some(Unkept::Disk);
                     self.settle(file, &extents_of(&wanted));
                     self.failed(file.folder, "write pages", &error);
-                    // Somebody removed its files; another put makes them anew.
+                    // Somebody removed its file; another put makes it anew.
                     if Trouble::of(&error) == Trouble::Missing && !file.is_dead() {
                         self.discard(file, &mut writer);
                     }
@@ -219,59 +219,79 @@ impl DiskPages {
         self.create(file, writer)?;
         for pages in wanted.chunk_by(|a, b| a + 1 == *b) {
             let pages = pages[0]..pages[pages.len() - 1] + 1;
-            self.write_part(file, pages.clone(), run.part(file, pages))?;
+            self.write_part(file, writer, pages.clone(), run.part(file, pages))?;
         }
         Ok(())
     }
 
-    /// Makes the two files. The table first: where files of this name are left from before, the old slots are gone
-    /// before the old bytes are.
+    /// Makes the file, empty: what is left under its name from before is gone before anything is written.
     fn create(&self, file: &CachedFile, writer: &mut Writer) -> io::Result<()> {
         if writer.created {
             return Ok(());
         }
         let paths = Paths::of(&self.folder_of(file).path, file.id());
-        self.fs().create_dir(&paths.shard)?;
-        let header = file.header.encode(self.page_size);
-        let created = self.fs().create(&paths.unnamed, &header);
-        let named = created.and_then(|table| {
-            self.fs().rename(&paths.unnamed, &paths.table)?;
-            Ok(table)
-        });
-        let table = named.inspect_err(|_| {
-            // What is left of it is removed at the next start otherwise.
-            let _ = self.fs().remove(&paths.unnamed);
-        })?;
+        let made = match self.fs().create(&paths.file) {
+            // The first of its shard, of which there are few.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.fs().create_dir(&paths.shard)?;
+                self.fs().create(&paths.file)?
+            }
+            made => made?,
+        };
         writer.created = true;
-        let data = self.fs().create(&paths.data, &[])?;
-        // Bytes are about to be written: opening both once more would take as long as that.
-        self.handles.get(file.serial, || Ok(Open { data, table }))?;
+        // Bytes are about to be written: opening it once more would take as long as that.
+        self.handles.get(file.serial, || Ok(made))?;
         Ok(())
     }
 
-    /// Pages that follow one another: their bytes, then their slots, and then they are held.
-    fn write_part(&self, file: &CachedFile, pages: Range<u64>, bytes: &[u8]) -> io::Result<()> {
-        let open = self.open_files(file)?;
-        let mut slots = Vec::with_capacity(to_usize((pages.end - pages.start) * SLOT_BYTES));
-        let mut rest = bytes;
-        for page in pages.clone() {
-            let (of_page, after) = rest.split_at(to_usize(file.shape.length(page)));
-            Slot::write(&mut slots, file.id(), page, of_page);
-            rest = after;
-        }
-        let written = self
-            .fs()
-            .write_at(&open.data, file.shape.offset(pages.start), bytes)
-            .and_then(|()| self.fs().write_at(&open.table, slot_offset(pages.start), &slots));
+    /// Pages that follow one another: their bytes, then their slots, and then they are held. What makes a new file one of
+    /// ours is its header, which comes after the bytes of its first pages.
+    fn write_part(&self, file: &CachedFile, writer: &mut Writer, pages: Range<u64>, bytes: &[u8]) -> io::Result<()> {
+        let open = self.open_file(file)?;
+        let header = (!writer.headed).then(|| file.header.encode(self.page_size));
+        let table = parts_of_table(header, pages.start, slots_of(file, pages.clone(), bytes));
+        let written = self.fs().write_at(&open, file.shape.lies_at(pages.start), bytes);
+        let written = written.and_then(|()| {
+            let mut parts = table.iter();
+            parts.try_for_each(|(at, part)| self.fs().write_at(&open, *at, part))
+        });
         if let Err(error) = written {
             // A part of it may have been written, and takes space. It is not held, so this may as well fail.
             let _ = self.free(&open, file, pages);
             return Err(error);
         }
+        writer.headed = true;
         let mut presence = file.presence.write();
         for page in pages {
             presence.insert(page);
         }
         Ok(())
+    }
+}
+
+/// The slots of pages that follow one another, which have these bytes.
+fn slots_of(file: &CachedFile, pages: Range<u64>, mut bytes: &[u8]) -> Vec<u8> {
+    let mut slots = Vec::with_capacity(to_usize((pages.end - pages.start) * SLOT_BYTES));
+    for page in pages {
+        let (of_page, after) = bytes.split_at(to_usize(file.shape.length(page)));
+        Slot::write(&mut slots, file.id(), page, of_page);
+        bytes = after;
+    }
+    slots
+}
+
+/// What is written of a table for slots from a page's on, and where: a header too, if it is given, which it is for a file
+/// that has none. One write does for it and slots of the block next to it, and most files have no others.
+fn parts_of_table(header: Option<Vec<u8>>, first: u64, mut slots: Vec<u8>) -> Vec<(u64, Vec<u8>)> {
+    let at = slot_offset(first);
+    match header {
+        None => vec![(at, slots)],
+        Some(mut header) if block_of(first) == 0 => {
+            // The file has no slot yet, so what lies between is zeros anyway.
+            header.resize(to_usize(at), 0);
+            header.append(&mut slots);
+            vec![(0, header)]
+        }
+        Some(header) => vec![(0, header), (at, slots)],
     }
 }

@@ -207,7 +207,8 @@ pub(super) fn probe(path: &Path, fs: &dyn FileSystem) -> io::Result<()> {
 }
 
 fn write_and_free(path: &Path, fs: &dyn FileSystem) -> io::Result<()> {
-    let file = fs.create(path, &[0xA5; 8192])?;
+    let file = fs.create(path)?;
+    fs.write_at(&file, 0, &[0xA5; 8192])?;
     fs.punch(&file, 0..4096)?;
     let mut read = vec![0; 8192];
     fs.read_at(&file, 0, &mut read)?;
@@ -276,9 +277,11 @@ fn begin_anew(path: &Path, page_size: u64, fs: &dyn FileSystem) -> io::Result<Su
     let mut uuid = [0; 16];
     getrandom::fill(&mut uuid).map_err(io::Error::other)?;
     let superblock = Superblock { page_size, uuid };
-    fs.create(&path.join(NEW_SUPERBLOCK), &superblock.encode())?;
-    fs.sync(&path.join(NEW_SUPERBLOCK))?;
-    fs.rename(&path.join(NEW_SUPERBLOCK), &path.join(SUPERBLOCK))?;
+    let new = path.join(NEW_SUPERBLOCK);
+    let file = fs.create(&new)?;
+    fs.write_at(&file, 0, &superblock.encode())?;
+    fs.sync(&new)?;
+    fs.rename(&new, &path.join(SUPERBLOCK))?;
     // The one thing that is synced, once in a folder's life: without a superblock, its files would be taken for
     // somebody else's after a power loss.
     fs.sync(path)?;

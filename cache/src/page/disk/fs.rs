@@ -4,7 +4,7 @@
 //! prefix of the record into an empty folder; another makes any one of them fail.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -15,8 +15,8 @@ use rustix::fs::FallocateFlags;
 pub(super) trait FileSystem: Send + Sync {
     /// Makes a folder; one that is there is as good.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// Makes a file of these bytes, in place of one that is there, and leaves it open to read and to write.
-    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<File>;
+    /// Makes an empty file, also of one that is there, and leaves it open to read and to write.
+    fn create(&self, path: &Path) -> io::Result<File>;
     /// Moves a file to a name in the same folder, in place of one that is there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file; one that is not there is as good.
@@ -47,12 +47,10 @@ impl FileSystem for LocalFs {
         }
     }
 
-    fn create(&self, path: &Path, bytes: &[u8]) -> io::Result<File> {
+    fn create(&self, path: &Path) -> io::Result<File> {
         let mut how = OpenOptions::new();
         how.read(true).write(true).create(true).truncate(true);
-        let mut file = how.open(path)?;
-        file.write_all(bytes)?;
-        Ok(file)
+        how.open(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

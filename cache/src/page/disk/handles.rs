@@ -1,7 +1,7 @@
 //! Open files, a bounded number of them; the one that was not asked for the longest is closed for another.
 //!
-//! Why by serial number and not by file id: a file that is dropped and put again has the same id and other files on
-//! disk. A handle of the old ones would take writes that nobody can read back.
+//! Why by serial number and not by file id: a file that is dropped and put again has the same id and is another one on
+//! disk. A handle of the old one would take writes that nobody can read back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -9,13 +9,6 @@ use std::io;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-
-/// The two files of a file version, open.
-#[derive(Debug)]
-pub(super) struct Open {
-    pub(super) data: File,
-    pub(super) table: File,
-}
 
 /// The open files of a store.
 #[derive(Debug)]
@@ -27,12 +20,12 @@ pub(super) struct Handles {
 #[derive(Debug, Default)]
 struct State {
     turn: u64,
-    open: HashMap<u64, (u64, Arc<Open>)>,
+    open: HashMap<u64, (u64, Arc<File>)>,
     by_turn: BTreeMap<u64, u64>,
 }
 
 impl Handles {
-    /// Keeps at most so many file versions open, which is two files each.
+    /// Keeps at most so many files open.
     pub(super) fn new(max_files: usize) -> Self {
         Self {
             max_files,
@@ -40,8 +33,8 @@ impl Handles {
         }
     }
 
-    /// The open files of this number, opened if need be, with no lock held meanwhile.
-    pub(super) fn get(&self, serial: u64, open: impl FnOnce() -> io::Result<Open>) -> io::Result<Arc<Open>> {
+    /// The open file of this number, opened if need be, with no lock held meanwhile.
+    pub(super) fn get(&self, serial: u64, open: impl FnOnce() -> io::Result<File>) -> io::Result<Arc<File>> {
         if let Some(held) = self.state.lock().touch(serial) {
             return Ok(held);
         }
@@ -82,7 +75,7 @@ impl State {
         self.turn
     }
 
-    fn touch(&mut self, serial: u64) -> Option<Arc<Open>> {
+    fn touch(&mut self, serial: u64) -> Option<Arc<File>> {
         let next = self.next_turn();
         let (turn, open) = self.open.get_mut(&serial)?;
         self.by_turn.remove(turn);
@@ -91,7 +84,7 @@ impl State {
         Some(Arc::clone(open))
     }
 
-    fn shrink(&mut self, max_files: usize) -> Vec<Arc<Open>> {
+    fn shrink(&mut self, max_files: usize) -> Vec<Arc<File>> {
         let mut closed = Vec::new();
         while self.open.len() > max_files {
             let Some((_, serial)) = self.by_turn.pop_first() else {

@@ -2,16 +2,17 @@
 //!
 //! ```text
 //! DiskPages ─ get ── read ──┐                ┌─ table, superblock   bytes on disk (FORMAT.md)
-//!     ├──── put ── fill ────┼─ CachedFile ───┼─ presence            which pages are held
-//!     ├─ remove ── drop ────┤  (file)        └─ handles             open files
-//!     ├─── open ── recover ─┤
+//!     ├──── put ── fill ────┼─ CachedFile ───┼─ shape               where they lie in a file
+//!     ├─ remove ── drop ────┤  (file)        ├─ presence            which pages are held
+//!     ├─── open ── recover ─┤                └─ handles             open files
 //!     └ maintain ── upkeep ─┴─ Folder ──────── account, policy, health, place
 //! ```
-//! It never fails towards its reader: what cannot be kept or read back is a miss, and a metric. Each file version is two
-//! files in one folder: its pages at their natural offsets in a sparse file, and a table with a slot for each page. The
-//! bytes are written before the slot that vouches for them, the slot is cleared before the bytes are freed, and every
-//! read checks the bytes against their slot. Nothing is synced: a process that dies keeps the order, and what a power
-//! loss leaves behind does not check.
+//! It never fails towards its reader: what cannot be kept or read back is a miss, and a metric. Each file version is one
+//! sparse file in one folder: a table, which names it and has a slot for each page, and its pages, each at a place of its
+//! own. The bytes are written before the slot that vouches for them, the slot is cleared before the bytes are freed, and
+//! every read checks the bytes against their slot. A new file's header comes after its first bytes, and a file without
+//! one is removed at a start. Nothing is synced: a process that dies keeps the order, and what a power loss leaves behind
+//! does not check.
 //!
 //! # Threads
 //! Reads take no lock while they read. A page that does not check may have been dropped in that moment, so it is read
@@ -22,10 +23,11 @@
 //! `writer` while it has another's: an eviction that would have to wait is done after its cause.
 //!
 //! # Why this, and why not that
-//! Why one sparse file and not a file a page: contiguous pages are one read, a file version is freed by two unlinks, and
-//! pages can be small. Why extents of 256 pages are evicted and not single ones: a policy over 256 million pages takes
-//! more memory than the pages' tables, and a hole of 1 MiB is what disks free well. Why the kernel's page cache is used:
-//! it is the memory tier of these pages.
+//! Why one sparse file and not a file a page: contiguous pages are one read, a file version is freed by one unlink, and
+//! pages can be small. Why the table is not a file of its own, made under another name and renamed: most files are small,
+//! and to make a second one takes longer than to write what is in both. Why extents of 256 pages are evicted and not
+//! single ones: a policy over 256 million pages takes more memory than the pages' tables, and a hole of 1 MiB is what
+//! disks free well. Why the kernel's page cache is used: it is the memory tier of these pages.
 //!
 //! Linux only: holes are punched by `fallocate`.
 
@@ -43,6 +45,7 @@ mod presence;
 mod read;
 mod recover;
 mod remove;
+mod shape;
 mod superblock;
 mod table;
 mod upkeep;
@@ -64,14 +67,14 @@ use self::folder::Folder;
 use self::fs::{FileSystem, LocalFs};
 use self::handles::Handles;
 pub use self::health::FolderHealth;
-use self::table::SLOT_BYTES;
+use self::shape::SLOT_BYTES;
 use crate::counters::{self, Tier};
 use crate::key::{FileId, FileKey, PageIndex};
 use crate::retention::{Quota, Retentions};
 use crate::unkept::Unkept;
 
-/// So many file versions are kept open, two files each.
-const MAX_OPEN_FILES: usize = 1024;
+/// So many files are kept open, of as many file versions.
+const MAX_OPEN_FILES: usize = 2048;
 
 /// Where pages are kept on disk, and how large they are.
 #[derive(Debug, Clone, PartialEq, Eq)]

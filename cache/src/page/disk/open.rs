@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use super::error::DiskError;
-use super::file::{BLOCK_BYTES, CachedFile, Writer};
+use super::file::{CachedFile, Writer};
 use super::folder::{Folder, Identity, occupy};
 use super::handles::Handles;
 use super::recover::{self, Found};
+use super::shape::BLOCK_BYTES;
 use super::table::MAX_PAGE_BYTES;
 use super::{DiskConfig, DiskPages, Outside};
 use crate::counters::{self, Tier};

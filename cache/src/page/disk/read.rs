@@ -1,5 +1,6 @@
 //! Reading pages back.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use bytes::Bytes;
 use super::DiskPages;
 use super::error::Trouble;
 use super::file::{CachedFile, Paths, extents_of};
-use super::handles::Open;
 use super::health::Event;
-use super::table::{SLOT_BYTES, Slot, slot_offset};
+use super::shape::{SLOT_BYTES, slot_offset};
+use super::table::Slot;
 use crate::key::{FileId, PageIndex, to_u64, to_usize};
 
 impl DiskPages {
@@ -62,14 +63,11 @@ impl DiskPages {
         read
     }
 
-    /// The open files of a file version.
-    pub(super) fn open_files(&self, file: &CachedFile) -> io::Result<Arc<Open>> {
+    /// The open file of a file version.
+    pub(super) fn open_file(&self, file: &CachedFile) -> io::Result<Arc<File>> {
         let opened = self.handles.get(file.serial, || {
             let paths = Paths::of(&self.folder_of(file).path, file.id());
-            Ok(Open {
-                data: self.fs().open(&paths.data)?,
-                table: self.fs().open(&paths.table)?,
-            })
+            self.fs().open(&paths.file)
         });
         // A file that was dropped meanwhile would stay open, and its space in use, for as long as it is remembered.
         if file.is_dead() {
@@ -109,14 +107,14 @@ impl DiskPages {
         Ok(runs)
     }
 
-    /// The bytes of pages, with one read, and which of the pages agree with their slots.
+    /// The bytes of pages, with one read, and which of the pages agree with their slots, which are another.
     fn read_checked(&self, file: &CachedFile, pages: Range<u64>) -> io::Result<(Bytes, Vec<bool>)> {
-        let open = self.open_files(file)?;
+        let open = self.open_file(file)?;
         let mut slots = vec![0; to_usize((pages.end - pages.start) * SLOT_BYTES)];
-        self.fs().read_at(&open.table, slot_offset(pages.start), &mut slots)?;
+        self.fs().read_at(&open, slot_offset(pages.start), &mut slots)?;
         let start = file.shape.offset(pages.start);
         let mut bytes = vec![0; to_usize(file.shape.offset(pages.end) - start)];
-        self.fs().read_at(&open.data, start, &mut bytes)?;
+        self.fs().read_at(&open, file.shape.lies_at(pages.start), &mut bytes)?;
         let checked = pages.zip(slots.chunks_exact(to_usize(SLOT_BYTES))).map(|(page, slot)| {
             let at = to_usize(file.shape.offset(page) - start);
             let page_bytes = &bytes[at..at + to_usize(file.shape.length(page))];
@@ -151,7 +149,7 @@ impl DiskPages {
     /// failing, only in memory.
     fn read_failed(&self, file: &CachedFile, pages: Range<u64>, error: &io::Error) {
         let mut writer = file.writer.lock();
-        // Dropped in that moment: its files are not there, and that is how it should be.
+        // Dropped in that moment: its file is not there, and that is how it should be.
         if file.is_dead() {
             return;
         }

@@ -1,8 +1,8 @@
-//! What a folder holds, told from its tables; and its end.
+//! What a folder holds, told from the tables that its files begin with; and its end.
 //!
-//! A table that is not what this code writes is removed with its data, as is data without a table and a table that was
-//! not renamed yet. A slot that does not check is as an absent one. What slots vouch for is taken as held; their pages'
-//! bytes are checked when they are read. Names that are not ours are left alone.
+//! A file that does not begin with a header of its own, of this format, is removed: it was not yet written when the
+//! process ended, or is damaged, or another format's. A slot that does not check is as an absent one. What slots vouch
+//! for is taken as held; their pages' bytes are checked when they are read. Names that are not ours are left alone.
 //!
 //! Why no log or snapshot of what is held: the tables are 16 bytes a page, so a terabyte of 64 KiB pages is 256 MB of
 //! them, which is read in about a second, and there is no second truth to keep in step.
@@ -10,20 +10,24 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::SeekFrom;
 
-use super::file::{BLOCK_BYTES, Paths, Shape, block_of};
+use super::file::{EXTENSION, Paths};
 use super::fs::FileSystem;
 use super::presence::Presence;
-use super::table::{HEADER_BYTES, Header, SLOT_BYTES, Slot, slot_offset};
-use crate::key::{FileId, to_usize};
+use super::shape::{BLOCK_BYTES, HEADER_BYTES, SLOT_BYTES, Shape, block_of, block_range, slot_offset};
+use super::table::{Header, Slot};
+use crate::key::{FileId, to_u64, to_usize};
 
 /// How much of a table is read at a time.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// What format 1 called its tables, which had files of their own, and those that were not whole yet.
+const OLD_EXTENSIONS: [&str; 2] = ["table", "table.tmp"];
 
 /// A file version that a folder holds pages of.
 #[derive(Debug)]
@@ -32,7 +36,7 @@ pub(super) struct Found {
     pub(super) presence: Presence,
     /// The blocks of slots in use.
     pub(super) blocks: BTreeSet<u64>,
-    /// When the table was made, or changed where the file system does not know that.
+    /// When the file was made, or changed where the file system does not know that.
     pub(super) since: SystemTime,
     /// When a page last came or went.
     modified: SystemTime,
@@ -42,17 +46,16 @@ pub(super) struct Found {
 pub(super) fn scan(folder: &Path, page_size: u64, fs: &dyn FileSystem) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for file in files(folder)? {
-        let paths = Paths::of(folder, file.id);
-        let kept = match file.kind {
-            Kind::Data if paths.table.exists() => continue,
-            Kind::Table => load(&paths, file.id, page_size, fs),
-            Kind::Data | Kind::Unnamed => Ok(None),
+        let path = file.path(folder);
+        let kept = match file.extension {
+            EXTENSION => load(&path, file.id, page_size, fs),
+            _ => Ok(None),
         };
         match kept {
             Ok(Some(file)) => found.push(file),
-            Ok(None) => remove(&paths, file.kind, fs),
+            Ok(None) => remove(&path, fs),
             // Left as it is: it may be read at the next start, and is replaced when the file is put again.
-            Err(error) => tracing::warn!(folder = %folder.display(), %error, "a table of the cache cannot be read"),
+            Err(error) => tracing::warn!(folder = %folder.display(), %error, "a file of the cache cannot be read"),
         }
     }
     found.sort_by_key(|file| file.modified);
@@ -63,13 +66,7 @@ pub(super) fn scan(folder: &Path, page_size: u64, fs: &dyn FileSystem) -> io::Re
 pub(super) fn wipe(folder: &Path, fs: &dyn FileSystem) -> io::Result<u64> {
     let mut removed = 0;
     for file in files(folder)? {
-        let paths = Paths::of(folder, file.id);
-        let path = match file.kind {
-            Kind::Data => paths.data,
-            Kind::Table => paths.table,
-            Kind::Unnamed => paths.unnamed,
-        };
-        fs.remove(&path)?;
+        fs.remove(&file.path(folder))?;
         removed += 1;
     }
     Ok(removed)
@@ -81,17 +78,16 @@ pub(super) fn is_shard(name: &str) -> bool {
 }
 
 /// A file with a name of ours.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Named {
     id: FileId,
-    kind: Kind,
+    extension: &'static str,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Data,
-    Table,
-    Unnamed,
+impl Named {
+    fn path(self, folder: &Path) -> PathBuf {
+        Paths::of(folder, self.id).file.with_extension(self.extension)
+    }
 }
 
 fn files(folder: &Path) -> io::Result<Vec<Named>> {
@@ -119,16 +115,12 @@ fn files(folder: &Path) -> io::Result<Vec<Named>> {
 
 fn parse(name: &str) -> Option<Named> {
     let (stem, kind) = name.split_once('.')?;
-    let kind = match kind {
-        "pages" => Kind::Data,
-        "table" => Kind::Table,
-        "table.tmp" => Kind::Unnamed,
-        _ => return None,
-    };
+    let mut ours = [EXTENSION].into_iter().chain(OLD_EXTENSIONS);
+    let extension = ours.find(|extension| *extension == kind)?;
     let id = (stem.len() == 32 && is_hex(stem)).then(|| u128::from_str_radix(stem, 16).ok())??;
     Some(Named {
         id: FileId::from_u128(id),
-        kind,
+        extension,
     })
 }
 
@@ -136,47 +128,39 @@ fn is_hex(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-fn remove(paths: &Paths, kind: Kind, fs: &dyn FileSystem) {
-    let removed = match kind {
-        Kind::Unnamed => fs.remove(&paths.unnamed),
-        Kind::Data | Kind::Table => fs.remove(&paths.table).and_then(|()| fs.remove(&paths.data)),
-    };
-    if let Err(error) = removed {
+fn remove(path: &Path, fs: &dyn FileSystem) {
+    if let Err(error) = fs.remove(path) {
         tracing::warn!(%error, "a file that the cache cannot use was not removed");
     }
 }
 
 /// `None` when the file is not to be kept.
-fn load(paths: &Paths, id: FileId, page_size: u64, fs: &dyn FileSystem) -> io::Result<Option<Found>> {
-    let header = fs.read(&paths.table, HEADER_BYTES)?;
+fn load(path: &Path, id: FileId, page_size: u64, fs: &dyn FileSystem) -> io::Result<Option<Found>> {
+    let file = fs.open(path)?;
+    let mut header = vec![0; to_usize(HEADER_BYTES)];
+    fs.read_at(&file, 0, &mut header)?;
     let Some(header) = Header::decode(&header, page_size, id) else {
         return Ok(None);
     };
-    let data = match std::fs::metadata(&paths.data) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        data => data?,
-    };
-    let table = fs.open(&paths.table)?;
-    let shape = Shape {
-        page_size,
-        file_size: header.size,
-    };
+    // Before anything of it is freed, which is a change.
+    let about = file.metadata()?;
     let mut slots = Slots {
         id,
-        shape,
-        data_bytes: data.len(),
+        shape: Shape {
+            page_size,
+            file_size: header.size,
+        },
+        file_bytes: about.len(),
         presence: Presence::default(),
         blocks: BTreeSet::new(),
     };
-    slots.read(&table, fs)?;
+    slots.read(&file, fs)?;
     if slots.presence.is_empty() {
         return Ok(None);
     }
-    let allocated: u64 = slots.presence.iter().map(|page| shape.allocated(page)).sum();
-    if data.blocks().saturating_mul(512) > allocated {
-        free_gaps(&fs.open(&paths.data)?, shape, &slots.presence, data.len(), fs);
+    if about.blocks().saturating_mul(512) > slots.allocated() {
+        slots.free_gaps(&file, fs);
     }
-    let about = table.metadata()?;
     let modified = about.modified()?;
     Ok(Some(Found {
         header,
@@ -191,19 +175,19 @@ fn load(paths: &Paths, id: FileId, page_size: u64, fs: &dyn FileSystem) -> io::R
 struct Slots {
     id: FileId,
     shape: Shape,
-    data_bytes: u64,
+    file_bytes: u64,
     presence: Presence,
     blocks: BTreeSet<u64>,
 }
 
 impl Slots {
-    fn read(&mut self, table: &File, fs: &dyn FileSystem) -> io::Result<()> {
-        let end = slot_offset(self.shape.pages()).min(table.metadata()?.len());
+    fn read(&mut self, file: &File, fs: &dyn FileSystem) -> io::Result<()> {
+        let end = slot_offset(self.shape.pages()).min(self.file_bytes);
         let mut at = HEADER_BYTES;
-        while let Some(from) = next_data(table, at).filter(|from| *from < end) {
+        while let Some(from) = next_data(file, at).filter(|from| *from < end) {
             let length = CHUNK_BYTES.min(end - from);
             let mut chunk = vec![0; to_usize(length)];
-            fs.read_at(table, from, &mut chunk)?;
+            fs.read_at(file, from, &mut chunk)?;
             self.take(&chunk, (from - HEADER_BYTES) / SLOT_BYTES);
             at = from + length;
         }
@@ -217,11 +201,46 @@ impl Slots {
                 self.blocks.insert(block_of(page));
             }
             let length = self.shape.length(page);
-            let end = self.shape.offset(page) + length;
-            if matches!(slot, Slot::Held { length: held, .. } if held == length) && end <= self.data_bytes {
+            let end = self.shape.lies_at(page.saturating_add(1));
+            if matches!(slot, Slot::Held { length: held, .. } if held == length) && end <= self.file_bytes {
                 self.presence.insert(page);
             }
         }
+    }
+
+    /// What the file takes on disk, if it has nothing but what slots vouch for.
+    fn allocated(&self) -> u64 {
+        let pages: u64 = self.presence.iter().map(|page| self.shape.allocated(page)).sum();
+        HEADER_BYTES + to_u64(self.blocks.len()) * BLOCK_BYTES + pages
+    }
+
+    /// Gives back what no slot vouches for: bytes that were written when the process ended, before their slots were.
+    /// Gaps that are holes already are left alone, since a hole that is punched is a change of the file.
+    fn free_gaps(&self, file: &File, fs: &dyn FileSystem) {
+        let mut free_from = HEADER_BYTES;
+        for used in self.used() {
+            let gap = free_from..used.start;
+            if !gap.is_empty()
+                && next_data(file, gap.start).is_some_and(|from| from < gap.end)
+                && let Err(error) = fs.punch(file, gap)
+            {
+                tracing::warn!(%error, "space of the cache that is not in use was not freed");
+                return;
+            }
+            free_from = used.end;
+        }
+    }
+
+    /// The parts of the file that are in use after the header, in order, and its end.
+    fn used(&self) -> impl Iterator<Item = Range<u64>> {
+        let blocks = self.blocks.iter().map(|block| block_range(*block));
+        let shape = self.shape;
+        let pages = self.presence.iter().map(move |page| {
+            let start = shape.lies_at(page);
+            start..start + shape.allocated(page)
+        });
+        let end = self.file_bytes.next_multiple_of(BLOCK_BYTES);
+        blocks.chain(pages).chain(std::iter::once(end..end))
     }
 }
 
@@ -235,21 +254,6 @@ fn next_data(file: &File, at: u64) -> Option<u64> {
     }
 }
 
-/// Gives back what no slot vouches for: bytes that were written when the process ended, before their slots were.
-fn free_gaps(data: &File, shape: Shape, presence: &Presence, data_bytes: u64, fs: &dyn FileSystem) {
-    let mut gap = 0;
-    for page in presence.iter().chain([data_bytes.div_ceil(shape.page_size)]) {
-        let part = gap * shape.page_size..page * shape.page_size;
-        if !part.is_empty()
-            && let Err(error) = fs.punch(data, part)
-        {
-            tracing::warn!(%error, "space of the cache that is not in use was not freed");
-            return;
-        }
-        gap = page + 1;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,7 +262,9 @@ mod tests {
     fn only_names_of_ours_are_taken() {
         let stem = "0123456789abcdef0123456789abcdef";
         for kind in ["pages", "table", "table.tmp"] {
-            assert!(parse(&format!("{stem}.{kind}")).is_some());
+            let name = format!("{stem}.{kind}");
+            let path = parse(&name).unwrap().path(Path::new("folder"));
+            assert_eq!(path, Path::new("folder/01").join(name));
         }
         for name in [
             stem.to_owned(),

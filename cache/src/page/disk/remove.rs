@@ -1,14 +1,14 @@
 //! Dropping pages: out of memory, then out of the table, then the bytes.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 
 use super::DiskPages;
 use super::account::Extent;
-use super::file::{BLOCK_BYTES, CachedFile, Paths, Writer, block_of, block_pages};
-use super::handles::Open;
+use super::file::{CachedFile, Paths, Writer};
 use super::presence::{Mask, extent_of, extent_pages, pages_of};
-use super::table::{SLOT_BYTES, slot_offset};
+use super::shape::{BLOCK_BYTES, SLOT_BYTES, block_of, block_pages, block_range, slot_offset};
 use crate::counters::{self, Tier};
 use crate::key::{FileId, to_usize};
 
@@ -84,7 +84,7 @@ impl DiskPages {
             let (Some(first), Some(last)) = (first, last) else {
                 continue;
             };
-            let freed = self.open_files(file).and_then(|open| {
+            let freed = self.open_file(file).and_then(|open| {
                 // What lies between is either removed, or held and to be left alone.
                 for part in parts(*extent, removed) {
                     self.free(&open, file, part)?;
@@ -114,12 +114,12 @@ impl DiskPages {
     }
 
     /// Clears the slots of pages, and then frees their bytes.
-    pub(super) fn free(&self, open: &Open, file: &CachedFile, pages: Range<u64>) -> io::Result<()> {
+    pub(super) fn free(&self, open: &File, file: &CachedFile, pages: Range<u64>) -> io::Result<()> {
         let slots = vec![0; to_usize((pages.end - pages.start) * SLOT_BYTES)];
-        self.fs().write_at(&open.table, slot_offset(pages.start), &slots)?;
-        let start = file.shape.offset(pages.start);
-        let end = file.shape.offset(pages.end).next_multiple_of(BLOCK_BYTES);
-        self.fs().punch(&open.data, start..end)
+        self.fs().write_at(open, slot_offset(pages.start), &slots)?;
+        let start = file.shape.lies_at(pages.start);
+        let end = file.shape.lies_at(pages.end).next_multiple_of(BLOCK_BYTES);
+        self.fs().punch(open, start..end)
     }
 
     /// Drops a file that holds no pages.
@@ -129,8 +129,7 @@ impl DiskPages {
         }
     }
 
-    /// Drops a file: the table first, so that no slot outlives its bytes. The index has it until its files are gone, so
-    /// that the same version put again waits for that.
+    /// Drops a file. The index has it until it is gone from disk, so that the same version put again waits for that.
     pub(super) fn discard(&self, file: &CachedFile, writer: &mut Writer) {
         file.die();
         let held = std::mem::take(&mut *file.presence.write());
@@ -151,13 +150,10 @@ impl DiskPages {
         }
     }
 
-    /// Removes the two files.
+    /// Removes a file from disk.
     pub(super) fn unlink(&self, file: &CachedFile) {
         let paths = Paths::of(&self.folder_of(file).path, file.id());
-        let removed = self
-            .fs()
-            .remove(&paths.table)
-            .and_then(|()| self.fs().remove(&paths.data));
+        let removed = self.fs().remove(&paths.file);
         self.handles.remove(file.serial);
         if let Err(error) = removed {
             self.failed(file.folder, "remove a file", &error);
@@ -191,14 +187,12 @@ impl DiskPages {
     }
 
     /// Gives a block of slots back, once none of its pages is held.
-    fn free_slots(&self, open: &Open, file: &CachedFile, writer: &mut Writer, pages: Range<u64>) -> io::Result<()> {
+    fn free_slots(&self, open: &File, file: &CachedFile, writer: &mut Writer, pages: Range<u64>) -> io::Result<()> {
         let block = block_of(pages.start);
-        let of_block = block_pages(block);
-        if !file.presence.read().extents(&of_block).is_empty() {
+        if !file.presence.read().extents(&block_pages(block)).is_empty() {
             return Ok(());
         }
-        let slots = slot_offset(of_block.start)..slot_offset(of_block.end);
-        self.fs().punch(&open.table, slots)?;
+        self.fs().punch(open, block_range(block))?;
         if writer.release(block)
             && let Some(mut account) = self.account_of(file)
         {

@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The format that this code writes, and the only one that it reads.
-pub(super) const FORMAT_VERSION: u32 = 1;
+pub(super) const FORMAT_VERSION: u32 = 2;
 /// The length of a superblock.
 pub(super) const SUPERBLOCK_BYTES: usize = 64;
 
@@ -61,7 +61,7 @@ mod tests {
         let uuid = [7; 16];
         let block = Superblock { page_size: 65536, uuid };
         let bytes = block.encode();
-        let mut expected = b"JBPAGES\0\x01\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0".to_vec();
+        let mut expected = b"JBPAGES\0\x02\0\0\0\0\0\0\0\0\0\x01\0\0\0\0\0".to_vec();
         expected.extend([7; 16]);
         expected.extend([0; 16]);
         expected.extend(xxh3_64(&expected.clone()).to_le_bytes());

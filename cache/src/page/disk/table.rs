@@ -1,20 +1,18 @@
-//! A page table: what one file version is, and which of its pages are held. Bytes only; see `FORMAT.md`.
+//! A page table, with which the file of a file version begins: what that is, and which of its pages are held. Bytes only;
+//! see `FORMAT.md`.
 //!
-//! A header of 4 KiB names the file; slots of 16 bytes follow, one a page. A slot vouches for the bytes of its page, by
-//! a checksum that is seeded with the file's id and the page's index: bytes of another file, or of another page of the
-//! same file, do not pass.
+//! A header of 4 KiB names the file version; slots of 16 bytes follow, one a page. A slot vouches for the bytes of its
+//! page, by a checksum that is seeded with the file's id and the page's index: bytes of another file, or of another page
+//! of the same file, do not pass.
 
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed, xxh3_128};
 
+use super::shape::Shape;
 use super::superblock::FORMAT_VERSION;
 use crate::key::{FileId, FileKey, Generation, to_u64, to_usize};
 
-/// The length of a header, in bytes: slots begin there.
-pub(super) const HEADER_BYTES: u64 = 4096;
-/// The length of a slot, in bytes.
-pub(super) const SLOT_BYTES: u64 = 16;
 /// The longest page that a slot can describe, in bytes.
 pub(super) const MAX_PAGE_BYTES: u64 = 1 << 30;
 
@@ -26,7 +24,7 @@ const TEXT_ROOM: usize = SUM_AT - TEXT_AT;
 const NOT_KEPT: u32 = u32::MAX;
 const HELD: u32 = 1 << 31;
 
-/// One version of one file, as a table names it.
+/// One version of one file, as its table names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) id: FileId,
@@ -39,11 +37,16 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// `None` for a file that cannot be kept: its generation is longer than a header, or it is longer than files get.
-    pub(super) fn of(key: &FileKey) -> Option<Self> {
+    /// `None` for a file that cannot be kept: its generation is longer than a header, or it and its table are longer
+    /// than files get.
+    pub(super) fn of(key: &FileKey, page_size: u64) -> Option<Self> {
         let generation: Arc<str> = key.generation.to_string().into();
         let room = TEXT_ROOM.checked_sub(generation.len())?;
-        i64::try_from(key.size).ok()?;
+        let shape = Shape {
+            page_size,
+            file_size: key.size,
+        };
+        i64::try_from(shape.end()).ok()?;
         Some(Self {
             id: key.id(),
             size: key.size,
@@ -179,11 +182,6 @@ impl Slot {
             sum,
         }
     }
-}
-
-/// Where in its table the slot of a page lies.
-pub(super) fn slot_offset(page: u64) -> u64 {
-    HEADER_BYTES + page * SLOT_BYTES
 }
 
 /// What binds a checksum to a page's place.

@@ -1,11 +1,12 @@
 //! Figures, printed and not judged: `cargo test --release -- --ignored --nocapture figures`.
 
+use super::super::shape::slot_offset;
 use super::super::table::{Header, Slot};
 use super::*;
 
 const BIG_PAGE: u64 = 64 << 10;
 
-/// The tables of a terabyte of 64 KiB pages, with data files that are holes: how long a start takes.
+/// The tables of a terabyte of 64 KiB pages, which are holes: how long a start takes.
 #[test]
 #[ignore = "prints figures; writes 270 MB"]
 fn figures_of_a_start_with_a_terabyte() {
@@ -16,14 +17,16 @@ fn figures_of_a_start_with_a_terabyte() {
     let zeros = vec![0; to_usize(BIG_PAGE)];
     for n in 0..1024 {
         let file = key(&format!("tb{n}"), 1 << 30);
-        let paths = super::super::file::Paths::of(&rig.folder().canonicalize().unwrap(), file.id());
-        let mut table = Header::of(&file).unwrap().encode(BIG_PAGE);
+        let mut table = Header::of(&file, BIG_PAGE).unwrap().encode(BIG_PAGE);
         // The sums need not be right for a start, and 4 KiB of zeros are quicker to sum.
         (0..pages_each).for_each(|page| Slot::write(&mut table, file.id(), page, &zeros[..64]));
         let fixed = relabel(table, &file, pages_each);
-        std::fs::create_dir_all(&paths.shard).unwrap();
-        std::fs::write(&paths.table, fixed).unwrap();
-        File::create(&paths.data).unwrap().set_len(file.size).unwrap();
+        let path = path_of(rig.folder(), &file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &fixed).unwrap();
+        // The slots fill whole blocks, so the pages begin where they end.
+        let on_disk = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        on_disk.set_len(to_u64(fixed.len()) + file.size).unwrap();
     }
     let start = Instant::now();
     let store = rig.open();
@@ -40,7 +43,7 @@ fn figures_of_a_start_with_a_terabyte() {
 /// Slots of whole pages, without summing whole pages: only their check has to be right.
 fn relabel(mut table: Vec<u8>, file: &FileKey, pages: u64) -> Vec<u8> {
     for page in 0..pages {
-        let at = to_usize(super::super::table::slot_offset(page));
+        let at = to_usize(slot_offset(page));
         let mut place = file.id().as_u128().to_be_bytes().to_vec();
         place.extend(page.to_le_bytes());
         let seed = xxhash_rust::xxh3::xxh3_64(&place);

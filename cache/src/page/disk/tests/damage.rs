@@ -33,7 +33,7 @@ fn damage(path: &Path, random: &mut Random) {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap();
     let length = file.metadata().unwrap().len();
     let at = random.next(length.max(1));
-    // Most of a table is the padding of its header; what matters lies at its two ends.
+    // Most of a header is padding; what matters of a table lies at its two ends.
     let at = if random.next(2) == 0 {
         at
     } else {
@@ -133,8 +133,9 @@ fn no_single_bit_gives_wrong_bytes() {
         .collect();
     let mut checked = 0;
     for (path, bytes) in &whole {
-        // A bit of each byte: the table's header and slots, the pages, the superblock.
-        for at in 0..bytes.len() {
+        // A bit of each byte: the header, the slots, the pages, the superblock. What lies after the slots is not read.
+        let is_padding = |at: &usize| bytes.len() > 64 && (4096 + 32..8192).contains(at);
+        for at in (0..bytes.len()).filter(|at| !is_padding(at)) {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (at % 8);
             std::fs::write(path, &flipped).unwrap();
@@ -158,40 +159,52 @@ fn no_single_bit_gives_wrong_bytes() {
     assert_eq!(served(&rig.open(), &file, 0..2).len(), 2);
 }
 
+/// FORMAT: "A slot of zeros is an absent page. One that does not check, or whose length is not that of its page, is as absent."
 #[test]
-fn tables_of_another_version_cut_short_or_of_anything_are_dropped() {
+fn files_of_another_version_cut_short_or_of_anything_are_dropped() {
+    // Where the slots of 20 pages begin, and the pages.
+    const SLOTS: usize = 4096;
+    const DATA: usize = 8192;
     let random: Vec<u8> = content(&key("random", 1 << 20), 0..6000).to_vec();
+    let with = |file: &[u8], at: usize, bytes: &[u8]| [&file[..at], bytes, &file[at + bytes.len()..]].concat();
     type Damage<'a> = (&'a str, Box<dyn Fn(&[u8]) -> Vec<u8> + 'a>, usize);
     let damage: Vec<Damage<'_>> = vec![
         ("empty", Box::new(|_: &[u8]| vec![]), 0),
-        ("zeros", Box::new(|table: &[u8]| vec![0; table.len()]), 0),
+        ("zeros", Box::new(|file: &[u8]| vec![0; file.len()]), 0),
         ("random", Box::new(|_: &[u8]| random.clone()), 0),
-        ("half a header", Box::new(|table: &[u8]| table[..2000].to_vec()), 0),
-        ("no slots", Box::new(|table: &[u8]| table[..4096].to_vec()), 0),
+        ("half a header", Box::new(|file: &[u8]| file[..2000].to_vec()), 0),
+        ("a torn header", Box::new(|file: &[u8]| with(file, 2000, &[0; 2096])), 0),
+        ("no slots", Box::new(|file: &[u8]| file[..4096].to_vec()), 0),
+        ("no pages", Box::new(|file: &[u8]| file[..DATA].to_vec()), 0),
         (
             "slots of zeros",
-            Box::new(|table: &[u8]| [&table[..4096], &[0; 320]].concat()),
+            Box::new(|file: &[u8]| with(file, SLOTS, &[0; 320])),
             0,
         ),
         (
             "random slots",
-            Box::new(|table: &[u8]| [&table[..4096], &random[..320]].concat()),
+            Box::new(|file: &[u8]| with(file, SLOTS, &random[..320])),
             0,
         ),
         (
             "five slots and a half",
-            Box::new(|table: &[u8]| table[..4096 + 88].to_vec()),
+            Box::new(|file: &[u8]| with(file, SLOTS + 88, &[0; 320 - 88])),
             5,
         ),
-        ("too long", Box::new(|table: &[u8]| [table, &random].concat()), 20),
+        (
+            "five pages and a half",
+            Box::new(|file: &[u8]| file[..DATA + 11 * 2048].to_vec()),
+            5,
+        ),
+        ("too long", Box::new(|file: &[u8]| [file, &random].concat()), 20),
         (
             "another version",
-            Box::new(|table: &[u8]| {
-                let mut table = table.to_vec();
-                table[8] = 2;
-                let sum = xxhash_rust::xxh3::xxh3_64(&table[..4088]);
-                table[4088..4096].copy_from_slice(&sum.to_le_bytes());
-                table
+            Box::new(|file: &[u8]| {
+                let mut file = file.to_vec();
+                file[8] = 1;
+                let sum = xxhash_rust::xxh3::xxh3_64(&file[..4088]);
+                file[4088..4096].copy_from_slice(&sum.to_le_bytes());
+                file
             }),
             0,
         ),
@@ -200,8 +213,8 @@ fn tables_of_another_version_cut_short_or_of_anything_are_dropped() {
         let rig = Rig::new(64 * MIB);
         let file = key("a", 20 * PAGE);
         put_pages(&rig.open(), &file, 0..20);
-        let path = &with_extension(rig.folder(), "table")[0];
-        std::fs::write(path, damage(&std::fs::read(path).unwrap())).unwrap();
+        let path = path_of(rig.folder(), &file);
+        std::fs::write(&path, damage(&std::fs::read(&path).unwrap())).unwrap();
         let store = rig.open();
         assert_eq!(served(&store, &file, 0..20).len(), expected, "{name}");
         assert_eq!(files_in(rig.folder()).is_empty(), expected == 0, "{name}");
@@ -212,17 +225,13 @@ fn tables_of_another_version_cut_short_or_of_anything_are_dropped() {
 }
 
 #[test]
-fn pages_beyond_the_end_of_a_data_file_that_was_cut_are_absent_at_a_start() {
+fn pages_beyond_the_end_of_a_file_that_was_cut_are_absent_at_a_start() {
     let (rig, files) = rig_of_files();
-    let path = rig
-        .folder()
-        .join(&files[1].id().to_string()[..2])
-        .join(format!("{}.pages", files[1].id()));
     std::fs::OpenOptions::new()
         .write(true)
-        .open(&path)
+        .open(path_of(rig.folder(), &files[1]))
         .unwrap()
-        .set_len(29 * PAGE + 1)
+        .set_len(data_offset(&files[1]) + 29 * PAGE + 1)
         .unwrap();
     let store = rig.open();
     assert_eq!(store.held(files[1].id()).pages, 22);
@@ -230,19 +239,16 @@ fn pages_beyond_the_end_of_a_data_file_that_was_cut_are_absent_at_a_start() {
     assert_eq!(checksum_failures(&store), 0);
 }
 
+/// FORMAT: "Every read checks the bytes against their slot. A page that does not check is dropped, counted, and a miss."
 #[test]
 fn a_damaged_page_is_counted_once_dropped_and_written_anew() {
     let (rig, files) = rig_of_files();
     let store = rig.open();
-    let path = rig
-        .folder()
-        .join(&files[0].id().to_string()[..2])
-        .join(format!("{}.pages", files[0].id()));
     std::fs::OpenOptions::new()
         .write(true)
-        .open(&path)
+        .open(path_of(rig.folder(), &files[0]))
         .unwrap()
-        .write_all_at(b"rot", 3 * PAGE + 77)
+        .write_all_at(b"rot", data_offset(&files[0]) + 3 * PAGE + 77)
         .unwrap();
     let recorder = Counters::default();
     metrics::with_local_recorder(&recorder, || {
@@ -261,23 +267,18 @@ fn a_damaged_page_is_counted_once_dropped_and_written_anew() {
 #[test]
 fn pages_and_files_in_each_others_place_are_misses() {
     let (rig, files) = rig_of_files();
-    let path = |file: &FileKey, kind: &str| {
-        let id = file.id().to_string();
-        rig.folder().join(&id[..2]).join(format!("{id}.{kind}"))
-    };
+    let (first, last) = (path_of(rig.folder(), &files[0]), path_of(rig.folder(), &files[3]));
     let hits_of = |store: &DiskPages, n: usize| served(store, &files[n], 0..300).len();
     // Two files of one shape swap their pages.
-    swap(&path(&files[0], "pages"), &path(&files[3], "pages"));
+    swap_pages(&first, &last, to_usize(data_offset(&files[0])));
     let store = rig.open();
     assert_eq!((hits_of(&store, 0), hits_of(&store, 3)), (0, 0));
     assert_eq!(checksum_failures(&store), 42);
-    // They swap both of their files, between two processes.
+    // They swap their names, between two processes.
     [0, 3].into_iter().for_each(|n| put_pages(&store, &files[n], 0..21));
     assert_eq!((hits_of(&store, 0), hits_of(&store, 3)), (21, 21));
     drop(store);
-    ["pages", "table"]
-        .iter()
-        .for_each(|kind| swap(&path(&files[0], kind), &path(&files[3], kind)));
+    swap(&first, &last);
     let store = rig.open();
     assert_eq!((hits_of(&store, 0), hits_of(&store, 3), hits_of(&store, 1)), (0, 0, 43));
     assert_eq!(checksum_failures(&store), 0);
@@ -288,4 +289,11 @@ fn swap(a: &Path, b: &Path) {
     std::fs::rename(a, &aside).unwrap();
     std::fs::rename(b, a).unwrap();
     std::fs::rename(aside, b).unwrap();
+}
+
+/// Swaps what two files have from an offset on.
+fn swap_pages(a: &Path, b: &Path, from: usize) {
+    let (of_a, of_b) = (std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
+    std::fs::write(a, [&of_a[..from], &of_b[from..]].concat()).unwrap();
+    std::fs::write(b, [&of_b[..from], &of_a[from..]].concat()).unwrap();
 }

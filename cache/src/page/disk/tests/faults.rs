@@ -39,7 +39,7 @@ impl Faults {
         let faults = self.clone();
         Watched::new(move |call| {
             let failing = match call {
-                Call::Create(path, _) if path.to_string_lossy().contains(folder) => *faults.writes.lock(),
+                Call::Create(path) if path.to_string_lossy().contains(folder) => *faults.writes.lock(),
                 Call::WriteAt(..) | Call::Punch(..) => *faults.writes.lock(),
                 Call::ReadAt => *faults.reads.lock(),
                 _ => None,
@@ -292,10 +292,10 @@ fn a_folder_that_comes_back_is_within_the_quotas() {
 fn a_folder_is_not_taken_back_while_a_removal_hangs_in_it() {
     let rig = Rig::new(64 * MIB);
     let (gate, clock) = (Arc::new(Gate::default()), Clock::new());
-    let of_tables = Arc::clone(&gate);
+    let of_files = Arc::clone(&gate);
     let watch = Watched::new(move |call| {
-        if matches!(call, Call::Remove(path) if path.extension().is_some_and(|extension| extension == "table")) {
-            of_tables.pass();
+        if matches!(call, Call::Remove(path) if path.extension().is_some_and(|extension| extension == "pages")) {
+            of_files.pass();
         }
         Ok(())
     });

@@ -5,13 +5,13 @@ use super::super::table::{Header, Slot};
 use super::*;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-fn only(folder: &Path, extension: &str) -> Vec<u8> {
-    let files = with_extension(folder, extension);
+fn only(folder: &Path) -> Vec<u8> {
+    let files = files_in(folder);
     assert_eq!(files.len(), 1);
     std::fs::read(&files[0]).unwrap()
 }
 
-/// FORMAT: "A folder holds `superblock`, `lock`, and folders of two hexadecimal digits with two files a file version."
+/// FORMAT: "A folder holds `superblock`, `lock`, and folders of two hexadecimal digits with a file for each file version"
 #[test]
 fn the_layout_of_a_folder() {
     let rig = Rig::new(64 * MIB);
@@ -27,43 +27,81 @@ fn the_layout_of_a_folder() {
     let mut expected = ["lock", "superblock", &id[..2]];
     expected.sort_unstable();
     assert_eq!(names, expected);
-    let shard = rig.folder().join(&id[..2]);
-    assert_eq!(
-        files_in(rig.folder()),
-        [shard.join(format!("{id}.pages")), shard.join(format!("{id}.table"))]
-    );
+    let path = rig.folder().join(&id[..2]).join(format!("{id}.pages"));
+    assert_eq!(files_in(rig.folder()), [path]);
     let superblock = std::fs::read(rig.folder().join("superblock")).unwrap();
     assert_eq!(Superblock::decode(&superblock).unwrap().page_size, PAGE);
     assert_eq!(std::fs::read(rig.folder().join("lock")).unwrap(), b"");
 }
 
-/// FORMAT: "Page i lies at i times the page size; pages that are not held are holes."
+/// FORMAT: "Pages that are not held are holes, as are blocks of slots of which none is in use."
 #[test]
 fn pages_lie_at_their_offsets_in_a_sparse_file() {
     let rig = Rig::new(64 * MIB);
     let store = rig.open();
-    let file = key("a", 90 * PAGE + 5);
-    put_pages(&store, &file, 40..42);
-    put_pages(&store, &file, 90..91);
-    let data = only(rig.folder(), "pages");
-    assert_eq!(to_u64(data.len()), file.size);
+    let file = key("a", 600 * PAGE + 5);
+    put_pages(&store, &file, 560..562);
+    put_pages(&store, &file, 600..601);
+    let raw = only(rig.folder());
+    // 601 slots end at 13,712.
+    let data_offset = 4 * 4096;
+    assert_eq!(to_u64(raw.len()), data_offset + file.size);
+    let slots = &raw[4096..to_usize(data_offset)];
+    let is_written = |page: usize| slots[page * 16..][..16] != [0; 16];
+    let written: Vec<_> = (0..slots.len() / 16).filter(|page| is_written(*page)).collect();
+    assert_eq!(written, [560, 561, 600]);
     let expected = [
-        vec![0; to_usize(40 * PAGE)],
-        content(&file, 40 * PAGE..42 * PAGE).to_vec(),
-        vec![0; to_usize(48 * PAGE)],
-        content(&file, 90 * PAGE..file.size).to_vec(),
+        vec![0; to_usize(560 * PAGE)],
+        content(&file, 560 * PAGE..562 * PAGE).to_vec(),
+        vec![0; to_usize(38 * PAGE)],
+        content(&file, 600 * PAGE..file.size).to_vec(),
     ];
-    assert!(data == expected.concat());
-    check_disk(rig.folder(), 3 * PAGE + 8192);
+    assert!(raw[to_usize(data_offset)..] == expected.concat());
+    // A header, a block of slots and three pages.
+    check_disk(rig.folder(), 4096 + 4096 + 3 * PAGE);
 }
 
-/// FORMAT: the table's header, byte by byte.
+/// FORMAT: "The data offset is the end of the last page's slot, rounded up to a multiple of 4096."
 #[test]
-fn the_bytes_of_a_table_header() {
+fn pages_begin_where_the_slots_end() {
+    for (pages, data_offset) in [(1, 8192), (255, 8192), (256, 8192), (257, 12_288)] {
+        let rig = Rig::new(64 * MIB);
+        let file = key("a", (pages - 1) * PAGE + 7);
+        put_pages(&rig.open(), &file, 0..pages);
+        let raw = only(rig.folder());
+        assert!(raw[data_offset..] == content(&file, 0..file.size), "{pages} pages");
+        assert_eq!(to_u64(data_offset), super::data_offset(&file));
+    }
+}
+
+/// FORMAT: "What is missing, or a hole, is absent", and "What lies between the last page's slot and the data offset, or after
+/// the last page, is not looked at."
+#[test]
+fn what_lies_between_the_slots_and_the_pages_is_not_looked_at() {
+    let rig = Rig::new(64 * MIB);
+    let file = key("a", 9 * PAGE);
+    put_pages(&rig.open(), &file, 0..5);
+    let path = path_of(rig.folder(), &file);
+    let mut raw = only(rig.folder());
+    // It ends with its last page that is held.
+    assert_eq!(to_u64(raw.len()), 8192 + 5 * PAGE);
+    raw[4096 + 9 * 16..8192].fill(0xA5);
+    std::fs::write(&path, &raw).unwrap();
+    assert_eq!(served(&rig.open(), &file, 0..9), (0..5).collect());
+    raw.resize(to_usize(8192 + 12 * PAGE), 0xA5);
+    std::fs::write(&path, &raw).unwrap();
+    let store = rig.open();
+    assert_eq!(served(&store, &file, 0..9), (0..5).collect());
+    assert_eq!(checksum_failures(&store), 0);
+}
+
+/// FORMAT: the header, byte by byte.
+#[test]
+fn the_bytes_of_a_header() {
     let rig = Rig::new(64 * MIB);
     let file = key("a", 90 * PAGE + 5);
     put_pages(&rig.open(), &file, 0..1);
-    let mut expected = b"JBTABLE\0\x01\0\0\0\0\0\0\0".to_vec();
+    let mut expected = b"JBTABLE\0\x02\0\0\0\0\0\0\0".to_vec();
     expected.extend(PAGE.to_le_bytes());
     expected.extend(file.id().as_u128().to_be_bytes());
     expected.extend((90 * PAGE + 5).to_le_bytes());
@@ -72,7 +110,7 @@ fn the_bytes_of_a_table_header() {
     expected.extend(b"s3://bucket/aetag:etag-of-a");
     expected.resize(4088, 0);
     expected.extend(xxh3_64(&expected.clone()).to_le_bytes());
-    assert!(only(rig.folder(), "table")[..4096] == expected);
+    assert!(only(rig.folder())[..4096] == expected);
 }
 
 /// FORMAT: the slots, byte by byte.
@@ -91,11 +129,11 @@ fn the_bytes_of_slots() {
         let check = &xxh3_64_with_seed(&[&state[..], &sum].concat(), seed).to_le_bytes()[..4];
         [&state[..], check, &sum].concat()
     };
-    let expected = [vec![0; 16], slot(1), slot(2)].concat();
-    assert_eq!(only(rig.folder(), "table")[4096..], expected);
+    let expected = [vec![0; 16], slot(1), slot(2), vec![0; 4048]].concat();
+    assert!(only(rig.folder())[4096..8192] == expected);
 }
 
-/// FORMAT: "The checksum is bound to the file's id and the page's index", and the slot's own check too.
+/// FORMAT: "So the checksum is bound to the id and the page's index: bytes or slots from elsewhere do not pass."
 #[test]
 fn a_slot_and_a_page_from_elsewhere_do_not_pass() {
     let (a, b) = (key("a", 9 * PAGE).id(), key("b", 9 * PAGE).id());
@@ -142,11 +180,12 @@ fn a_long_uri_is_kept_as_its_hash() {
     }
 }
 
-/// FORMAT: "A header that does not check, or is of another file, page size or version, drops its file."
+/// FORMAT: "A header that does not check, or is of another file, page size or version, drops its file at the next start. So
+/// does one whose URI, generation and length are not those of the id."
 #[test]
 fn a_header_of_anything_else_is_none() {
     let file = key("a", 9 * PAGE);
-    let header = Header::of(&file).unwrap();
+    let header = Header::of(&file, PAGE).unwrap();
     let bytes = header.encode(PAGE);
     assert_eq!(bytes.len(), 4096);
     assert_eq!(Header::decode(&bytes, PAGE, file.id()), Some(header));
@@ -164,18 +203,18 @@ fn a_header_of_anything_else_is_none() {
         bytes[4088..].copy_from_slice(&sum.to_le_bytes());
         bytes
     };
-    for (at, byte) in [(8, 2), (40, 1), (64, 255), (68, 255), (68, 1), (72, b'S'), (75, 0xFF)] {
+    for (at, byte) in [(8, 1), (40, 1), (64, 255), (68, 255), (68, 1), (72, b'S'), (75, 0xFF)] {
         let mut lie = bytes.clone();
         lie[at] = byte;
         assert_eq!(Header::decode(&resum(lie), PAGE, file.id()), None, "byte {at}");
     }
 }
 
-/// FORMAT: "A folder of another version or page size, or with a damaged superblock, begins empty."
+/// FORMAT: "A folder of another version or page size, or with a damaged superblock, begins empty"
 #[test]
 fn a_superblock_that_does_not_fit_begins_an_empty_folder() {
     let damage: [fn(&mut Vec<u8>); 6] = [
-        |block| block[8] = 2,
+        |block| block[8] = 3,
         |block| block[0] ^= 1,
         |block| block[20] ^= 1,
         |block| block.truncate(63),
@@ -251,39 +290,130 @@ fn names_that_are_not_ours_stay() {
     assert_eq!(files_in(rig.folder()).len(), 2);
 }
 
-/// FORMAT: "Data without a table, a table without data, and a table under its temporary name are removed at a start."
+/// FORMAT: "A folder of another version or page size, or with a damaged superblock, begins empty: its files are removed, and
+/// then a new superblock is written." "What version 1 had is named as ours, too: `ab/ab…(32 digits).table` and
+/// `ab/ab…(32 digits).table.tmp`."
 #[test]
-fn half_files_are_removed_at_a_start() {
-    for remove in ["pages", "table"] {
-        let rig = Rig::new(64 * MIB);
-        put_pages(&rig.open(), &key("a", 9 * PAGE), 0..9);
-        let table = &with_extension(rig.folder(), "table")[0];
-        std::fs::copy(table, table.with_extension("table.tmp")).unwrap();
-        std::fs::remove_file(&with_extension(rig.folder(), remove)[0]).unwrap();
+fn a_folder_of_version_1_begins_empty() {
+    let rig = Rig::new(64 * MIB);
+    let file = key("a", 9 * PAGE);
+    let path = path_of(rig.folder(), &file);
+    let notes = path.with_file_name("notes.table");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&notes, "mine").unwrap();
+    for kind in ["pages", "table", "table.tmp"] {
+        std::fs::write(path.with_extension(kind), [1_u8; 9000]).unwrap();
+    }
+    let uuid = [7; 16];
+    let mut superblock = Superblock { page_size: PAGE, uuid }.encode();
+    superblock[8] = 1;
+    let sum = xxh3_64(&superblock[..56]);
+    superblock[56..].copy_from_slice(&sum.to_le_bytes());
+    std::fs::write(rig.folder().join("superblock"), superblock).unwrap();
+    let store = rig.open();
+    assert_eq!((store.bytes(), files_in(rig.folder())), (0, vec![notes]));
+    let superblock = std::fs::read(rig.folder().join("superblock")).unwrap();
+    let written = Superblock::decode(&superblock).unwrap();
+    assert!(written.page_size == PAGE && written.uuid != uuid);
+    put_pages(&store, &file, 0..9);
+    assert_eq!(served(&store, &file, 0..9).len(), 9);
+}
+
+/// FORMAT: "Files without a header that checks are removed, as are files of which no page is held, and what version 1 had."
+#[test]
+fn files_that_cannot_be_used_are_removed_at_a_start() {
+    let rig = Rig::new(64 * MIB);
+    let file = key("a", 9 * PAGE);
+    put_pages(&rig.open(), &file, 0..9);
+    let path = path_of(rig.folder(), &file);
+    let whole = std::fs::read(&path).unwrap();
+    // All pages and slots, with a header of which the first bytes alone were written, or none.
+    let torn = |written: usize| {
+        let mut bytes = whole.clone();
+        bytes[written..4096].fill(0);
+        bytes
+    };
+    let mut without_pages = whole.clone();
+    without_pages[4096..].fill(0);
+    let unfit = [
+        vec![],
+        whole[..2000].to_vec(),
+        whole[..4096].to_vec(),
+        torn(0),
+        torn(60),
+        torn(2000),
+        torn(4089),
+        without_pages,
+    ];
+    for (n, bytes) in unfit.iter().enumerate() {
+        std::fs::write(&path, bytes).unwrap();
+        for kind in ["table", "table.tmp"] {
+            std::fs::write(path.with_extension(kind), &whole).unwrap();
+        }
         let store = rig.open();
-        assert_eq!(
-            (store.bytes(), files_in(rig.folder()).len()),
-            (0, 0),
-            "without {remove}"
-        );
+        assert_eq!((store.bytes(), files_in(rig.folder()).len()), (0, 0), "unfit {n}");
+        put_pages(&store, &file, 0..9);
+        assert_eq!(served(&store, &file, 0..9).len(), 9);
+    }
+    assert_eq!(served(&rig.open(), &file, 0..9).len(), 9);
+}
+
+/// FORMAT: "A file version begins as an empty file under its name, whatever was there."
+#[test]
+fn what_is_left_under_a_name_goes_when_the_file_version_is_put() {
+    let rig = Rig::new(64 * MIB);
+    let mut store = rig.open();
+    let file = key("a", 300 * PAGE);
+    put_pages(&store, &file, 0..300);
+    let path = path_of(rig.folder(), &file);
+    let whole = std::fs::read(&path).unwrap();
+    let mut without_header = whole.clone();
+    without_header[..4096].fill(0);
+    // As removals that failed leave it, writes that were cut off, and somebody else.
+    for left in [whole, without_header, vec![0xA5; 1 << 20]] {
+        store.remove_file(file.id());
+        std::fs::write(&path, left).unwrap();
+        put_pages(&store, &file, 280..290);
+        assert_eq!(served(&store, &file, 0..300), (280..290).collect());
+        check_disk(rig.folder(), store.bytes());
+        drop(store);
+        store = rig.open();
+        assert_eq!(served(&store, &file, 0..300), (280..290).collect());
+        assert_eq!(checksum_failures(&store), 0);
     }
 }
 
-/// FORMAT: "Bytes that no slot vouches for are given back at a start."
+/// FORMAT: "Bytes that no slot vouches for are given back: holes are punched."
 #[test]
 fn bytes_without_slots_are_freed_at_a_start() {
     use std::os::unix::fs::FileExt;
     let rig = Rig::new(64 * MIB);
-    let file = key("a", 90 * PAGE);
-    put_pages(&rig.open(), &file, 10..20);
-    let data = std::fs::OpenOptions::new()
-        .write(true)
-        .open(&with_extension(rig.folder(), "pages")[0])
-        .unwrap();
-    for at in [0, 5 * PAGE, 30 * PAGE, 89 * PAGE] {
-        data.write_all_at(&[7; 4096], at).unwrap();
+    let file = key("a", 600 * PAGE);
+    put_pages(&rig.open(), &file, 560..570);
+    let path = path_of(rig.folder(), &file);
+    let on_disk = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    // Two blocks of slots of which none is in use, and pages before, between and after those that are.
+    on_disk.write_all_at(&[0; 8192], 4096).unwrap();
+    for page in [0, 5, 555, 599] {
+        let at = data_offset(&file) + page * PAGE;
+        on_disk.write_all_at(&[7; 4096], at).unwrap();
     }
     let store = rig.open();
+    assert_eq!(store.bytes(), 4096 + 4096 + 10 * PAGE);
     check_disk(rig.folder(), store.bytes());
-    assert_eq!(served(&store, &file, 0..90), (10..20).collect());
+    assert_eq!(served(&store, &file, 0..600), (560..570).collect());
+}
+
+/// FORMAT: "Pages as the file system allocates them, rounded up to 4096 bytes; 4096 bytes for each file's header; and 4096
+/// for each 256 slots of which one is in use."
+#[test]
+fn what_counts_as_held() {
+    let rig = Rig::new(64 * MIB);
+    let store = rig.open();
+    let file = key("a", 600 * PAGE + 9);
+    for (page, blocks) in [(0, 3), (255, 4), (256, 6), (600, 8)] {
+        put_pages(&store, &file, page..page + 1);
+        assert_eq!(store.bytes(), blocks * 4096, "with page {page}");
+        check_disk(rig.folder(), store.bytes());
+    }
 }

@@ -136,7 +136,7 @@ fn what_a_killed_process_put_is_served_by_the_next() {
     assert_eq!(found, expected);
 }
 
-/// FORMAT: "One process at a time has a folder."
+/// FORMAT: "One process at a time has a folder. A second one is refused with an error that names the folder."
 #[test]
 fn a_second_process_on_a_folder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
