@@ -8,6 +8,7 @@
 //! A footer that a peer gave is a miss of the pages that it lies in, though it came without them. What peers are given of
 //! what is held here is no lookup of this node's: it is the miss of whoever asked.
 
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 use metrics::SharedString;
@@ -35,6 +36,13 @@ impl Tier {
 pub(crate) struct Tally {
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        self.entries += more.entries;
+        self.bytes += more.bytes;
+    }
 }
 
 impl Tally {

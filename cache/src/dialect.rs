@@ -29,7 +29,7 @@ use parquet::arrow::{
 use parquet::basic::{ConvertedType, LogicalType};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{FileMetaData, KeyValue};
-use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
+use parquet::schema::types::{SchemaDescPtr, SchemaDescriptor, Type, TypePtr};
 
 /// How one file's columns are decoded and shown.
 #[derive(Debug)]
@@ -68,35 +68,55 @@ impl Roots {
     }
 }
 
-/// The dialects that were asked for lately. The files of a dataset mostly have one schema, and to work its dialect out takes as
-/// long as to parse the rest of a small footer.
+/// The dialects that were asked for lately. The files of a dataset mostly have one schema, and to parse it and to work its
+/// dialect out takes longer than all the rest of a small footer, and more memory.
 #[derive(Debug, Default)]
 pub(crate) struct Dialects(Mutex<VecDeque<Known>>);
 
 /// A dialect, and what it was worked out from.
 #[derive(Debug)]
 struct Known {
-    parquet: TypePtr,
+    /// The schema as a footer has it.
+    stored: Box<[u8]>,
+    parquet: SchemaDescPtr,
     pairs: Option<Vec<KeyValue>>,
     dialect: Arc<Dialect>,
 }
 
 /// Dialects that are remembered. Each is compared with, the latest first.
 const KNOWN_DIALECTS: usize = 4;
+/// The longest schema that is remembered, with what its writer says beside it, in bytes: some ten thousand columns.
+const MOST_SCHEMA_BYTES: usize = 1 << 20;
 
 impl Dialects {
-    /// The dialect of a file: that of an earlier one where their schemas, and what their writers say of them, are equal.
-    pub(crate) fn of(&self, file: &FileMetaData) -> Result<Arc<Dialect>> {
-        let parquet = file.schema_descr().root_schema_ptr();
+    /// The schema that was parsed from the same bytes.
+    pub(crate) fn schema(&self, stored: &[u8]) -> Option<SchemaDescPtr> {
+        let latest = self.0.lock();
+        let known = latest.iter().find(|known| *known.stored == *stored);
+        known.map(|known| Arc::clone(&known.parquet))
+    }
+
+    /// The dialect of a file, whose schema is `stored` so: that of an earlier one where their schemas, and what their writers say
+    /// of them, are equal.
+    pub(crate) fn of(&self, file: &FileMetaData, stored: Option<&[u8]>) -> Result<Arc<Dialect>> {
         let pairs = file.key_value_metadata();
-        let is_of = |known: &&Known| known.pairs.as_ref() == pairs && known.parquet == parquet;
+        let said = pairs.into_iter().flatten();
+        let said_bytes: usize = said
+            .map(|pair| pair.key.len() + pair.value.as_ref().map_or(0, String::len))
+            .sum();
+        let fits = |stored: &&[u8]| stored.len().saturating_add(said_bytes) <= MOST_SCHEMA_BYTES;
+        let Some(stored) = stored.filter(fits) else {
+            return Dialect::new(file).map(Arc::new);
+        };
+        let is_of = |known: &&Known| known.pairs.as_ref() == pairs && *known.stored == *stored;
         if let Some(known) = self.0.lock().iter().find(is_of) {
             return Ok(Arc::clone(&known.dialect));
         }
         // Others may be working out the same: one is as good as the other.
         let dialect = Arc::new(Dialect::new(file)?);
         let known = Known {
-            parquet,
+            stored: stored.into(),
+            parquet: file.schema_descr_ptr(),
             pairs: pairs.cloned(),
             dialect: Arc::clone(&dialect),
         };
@@ -444,23 +464,38 @@ mod tests {
     fn files_that_say_the_same_of_themselves_share_a_dialect() {
         let dialects = Dialects::default();
         let said = |value: &str| Some(vec![KeyValue::new("by".to_owned(), value.to_owned())]);
-        let first = dialects.of(&about(&["a", "b"], said("x"))).unwrap();
-        assert!(Arc::ptr_eq(
-            &first,
-            &dialects.of(&about(&["a", "b"], said("x"))).unwrap()
-        ));
+        let of = |columns: &[&str], pairs| {
+            let stored = columns.join(" ");
+            dialects.of(&about(columns, pairs), Some(stored.as_bytes())).unwrap()
+        };
+        let first = of(&["a", "b"], said("x"));
+        assert!(Arc::ptr_eq(&first, &of(&["a", "b"], said("x"))));
+        assert!(dialects.schema(b"a b").is_some() && dialects.schema(b"a").is_none());
         for (columns, pairs) in [(["a", "c"], said("x")), (["a", "b"], said("y")), (["a", "b"], None)] {
-            let other = dialects.of(&about(&columns, pairs.clone())).unwrap();
+            let other = of(&columns, pairs.clone());
             assert!(!Arc::ptr_eq(&first, &other), "{columns:?} {pairs:?}");
             assert_eq!(other.schema.field(1).name(), columns[1]);
         }
         for round in 0..2 * KNOWN_DIALECTS {
-            dialects.of(&about(&["a"], said(&round.to_string()))).unwrap();
+            of(&["a"], said(&round.to_string()));
         }
         assert_eq!(dialects.0.lock().len(), KNOWN_DIALECTS);
-        assert!(!Arc::ptr_eq(
-            &first,
-            &dialects.of(&about(&["a", "b"], said("x"))).unwrap()
-        ));
+        assert!(!Arc::ptr_eq(&first, &of(&["a", "b"], said("x"))));
+    }
+
+    #[test]
+    fn what_is_too_long_to_be_remembered_or_not_to_be_told_apart_is_worked_out_each_time() {
+        let dialects = Dialects::default();
+        let long = "a".repeat(MOST_SCHEMA_BYTES);
+        let said = || Some(vec![KeyValue::new("by".to_owned(), long.clone())]);
+        let cases = [
+            (None, None),
+            (Some([long.as_bytes(), b"a"].concat()), None),
+            (Some(b"a".to_vec()), said()),
+        ];
+        for (stored, pairs) in cases {
+            dialects.of(&about(&["a"], pairs), stored.as_deref()).unwrap();
+            assert!(dialects.0.lock().is_empty());
+        }
     }
 }

@@ -45,6 +45,11 @@ impl<T: Clone> Flight<T> {
         landed.clone()
     }
 
+    /// What it brought, if it has landed.
+    pub(crate) fn now(&self) -> Option<T> {
+        self.landed.borrow().clone()
+    }
+
     /// Whether both are one load.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.landed.same_channel(&other.landed)
@@ -85,6 +90,12 @@ where
     K: Copy + Eq + Hash + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
+    /// Has nobody find those loads of such keys any more that have landed and are still being kept.
+    pub(crate) fn forget(&self, is_meant: impl Fn(&K) -> bool) {
+        let mut map = self.map.lock();
+        map.retain(|key, flight| !is_meant(key) || flight.landed.borrow().is_none());
+    }
+
     /// Looks at the flights, and begins others, with nobody in between.
     pub(crate) fn board<R>(&self, decide: impl FnOnce(&mut Boarding<'_, K, T>) -> R) -> R {
         let mut begun = Vec::new();
@@ -192,6 +203,7 @@ where
         let landing = Landing {
             map: Arc::clone(self.shared),
             keys: taken,
+            flight: flight.clone(),
         };
         self.begun.push(Box::pin(run(landing, sender)));
         flight
@@ -202,6 +214,7 @@ where
 struct Landing<K: Eq + Hash, T> {
     map: Arc<Mutex<Map<K, T>>>,
     keys: Vec<K>,
+    flight: Flight<T>,
 }
 
 impl<K: Eq + Hash, T> Landing<K, T> {
@@ -216,7 +229,13 @@ impl<K: Eq + Hash, T> Drop for Landing<K, T> {
     fn drop(&mut self) {
         let mut map = self.map.lock();
         for key in &self.keys {
-            map.remove(key);
+            // Where this one was forgotten, another may be there by now.
+            if map
+                .get(key)
+                .is_some_and(|there| there.landed.same_channel(&self.flight.landed))
+            {
+                map.remove(key);
+            }
         }
     }
 }
@@ -301,5 +320,32 @@ mod tests {
         assert_eq!(flight.landed().await, None);
         tokio::task::yield_now().await;
         assert!(flights.board(|boarding| boarding.bound_for(&1).is_none()));
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_while_it_is_kept_is_loaded_anew() {
+        let flights = Flights::<u32, u32>::default();
+        let (release, held) = tokio::sync::oneshot::channel::<()>();
+        let first = flights.board(|boarding| boarding.begin(vec![1, 2], async { 7 }, |_| held));
+        assert_eq!(first.clone().landed().await, Some(7));
+        flights.forget(|key| *key == 1);
+        let (gate, opened) = tokio::sync::oneshot::channel::<()>();
+        let second = flights.board(|boarding| {
+            assert!(boarding.bound_for(&1).is_none() && boarding.bound_for(&2).is_some());
+            let load = async {
+                let _ = opened.await;
+                8
+            };
+            boarding.begin(vec![1], load, |_| async {})
+        });
+        // What has not landed stays.
+        flights.forget(|key| *key == 1);
+        release.send(()).unwrap();
+        while flights.board(|boarding| boarding.bound_for(&2).is_some()) {
+            tokio::task::yield_now().await;
+        }
+        assert!(flights.board(|boarding| boarding.bound_for(&1).is_some_and(|there| there.is(&second))));
+        gate.send(()).unwrap();
+        assert_eq!(second.landed().await, Some(8));
     }
 }

@@ -21,7 +21,9 @@ use bytes::Bytes;
 use moka::future::Cache as MokaCache;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::basic::Type as PhysicalType;
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataOptions, ParquetMetaDataReader, RowGroupMetaData,
+};
 use parquet::file::statistics::Statistics;
 use parquet::schema::types::SchemaDescriptor;
 
@@ -99,10 +101,13 @@ impl Footer {
         limits: &ReadLimits,
         dialects: &Dialects,
     ) -> Result<Self, ReadError> {
-        check_footer(bytes, limits).map_err(|refused| at.refused(refused))?;
-        let metadata = ParquetMetaDataReader::decode_metadata(bytes).map_err(|error| at.corrupt(error.to_string()))?;
+        let schema = check_footer(bytes, limits).map_err(|refused| at.refused(refused))?;
+        let known = schema.and_then(|schema| dialects.schema(schema));
+        let options = known.map(|known| ParquetMetaDataOptions::new().with_schema(known));
+        let metadata = ParquetMetaDataReader::decode_metadata_with_options(bytes, options.as_ref());
+        let metadata = metadata.map_err(|error| at.corrupt(error.to_string()))?;
         check_metadata(&metadata, at)?;
-        let dialect = dialects.of(metadata.file_metadata());
+        let dialect = dialects.of(metadata.file_metadata(), schema);
         let dialect = dialect.map_err(|error| at.corrupt(error.to_string()))?;
         let row_groups: Vec<_> = metadata
             .row_groups()
@@ -120,6 +125,15 @@ impl Footer {
             tail: at.tail(bytes.len()),
             weight_bytes: u64::try_from(weight).unwrap_or(u64::MAX),
         })
+    }
+
+    /// Parses the footer of a file of which all bytes are there.
+    pub(crate) fn of_whole(file: &Bytes, path: &str, limits: &ReadLimits) -> Result<Self, ReadError> {
+        let size = to_u64(file.len());
+        let at = FileAt { path, size };
+        let start = stored::start_of(file, at, limits.footer_bytes)?;
+        let bytes = file.get(to_usize(start)?..to_usize(size.saturating_sub(TAIL_BYTES))?);
+        Self::parse(bytes.unwrap_or_default(), at, limits, &Dialects::default())
     }
 
     /// Bounds of a top-level column for each row group, as values of `as_type`.
@@ -319,6 +333,11 @@ impl FooterCache {
                 ))
             })
             .map(Arc::new)
+    }
+
+    /// What files may ask for.
+    pub(crate) fn limits(&self) -> &ReadLimits {
+        &self.limits
     }
 
     /// The footer of this generation of a file, where it is kept.

@@ -15,7 +15,7 @@
 //! | [`chunk`] | decoded columns |
 //! | [`budget`], [`policy`], [`retention`] | how much memory is held, what goes first, what may be kept |
 //! | [`scan`] | row groups to a stream of batches |
-//! | [`raw`] | row groups to small Parquet files, for readers that decode |
+//! | [`raw`] | row groups to small Parquet files, for readers that decode, and what these make of them |
 //! | [`preload`] | row groups into the tiers before anybody reads them; what is held against what storage has |
 //! | [`export`] | batches to a Parquet file, for the command line |
 //!
@@ -73,7 +73,7 @@ use self::page::{DiskError, MemoryPages, OpenFile, PageConfig, PageStore, PageTi
 use self::pool::CpuPool;
 use self::raw::Raw;
 use self::retention::{Keep, Retention, Retentions};
-use self::scan::{Engine, PausableScan, Pause, Poison, Residency, ScanBatch, ScanRequest};
+use self::scan::{Engine, PausableScan, Pause, Poison, Residency, ScanBatch, ScanRequest, Warmth};
 
 pub use self::contents::{HeldColumn, HeldFile, HeldParts};
 pub use self::error::ReadError;
@@ -287,6 +287,15 @@ impl Cache {
         raw::plan(&self.engine, request, most_bytes).await
     }
 
+    /// How much of the same answer is decoded already, or would be kept by a scan. Reads the footers of all files; nothing counts
+    /// as touched.
+    ///
+    /// # Errors
+    /// As [`Cache::footer`].
+    pub async fn warmth(&self, request: &ScanRequest) -> Result<Warmth, ReadError> {
+        Warmth::of(&self.engine, request).await
+    }
+
     /// Runs work of milliseconds on the threads that decode, in turn with what they do. Work whose caller has gone is not
     /// begun.
     ///
@@ -301,6 +310,17 @@ impl Cache {
     /// nothing counts as touched.
     pub async fn residency(&self, files: &[(&OpenFile, Vec<RowGroup>)], read: &Schema) -> Residency {
         self.engine.residency(files, read).await
+    }
+
+    /// Keeps what was read and waits to be kept, since the process is about to end. To be waited for as long as there is time.
+    pub async fn settle(&self) {
+        self.engine.pages.settle().await;
+    }
+
+    /// What files may ask for here.
+    #[must_use]
+    pub fn limits(&self) -> &ReadLimits {
+        self.engine.footers.limits()
     }
 
     /// The tier of raw pages.

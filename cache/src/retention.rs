@@ -90,6 +90,11 @@ impl Default for Terms {
 }
 
 impl Terms {
+    /// Whether decoded chunks of the file are kept without having been asked for before, where they are kept at all.
+    pub(crate) fn is_kept_at_once(&self) -> bool {
+        self.keep == Keep::AtOnce || self.pinned_decoded
+    }
+
     /// How a decoded chunk of the file is offered to its tier, on demand of the errand of number `by` where one is given.
     pub(crate) fn offer(&self, by: Option<u64>) -> Offer {
         Offer {

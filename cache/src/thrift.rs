@@ -19,17 +19,23 @@ pub(crate) enum Refused {
     Over { what: &'static str, value: u64, limit: u64 },
 }
 
-/// Walks a footer's Thrift bytes and refuses those that go over `limits`.
-pub(crate) fn check_footer(bytes: &[u8], limits: &ReadLimits) -> Result<(), Refused> {
+/// Walks a footer's Thrift bytes and refuses those that go over `limits`. Gives the part of them that is the schema; none where
+/// there is not exactly one.
+pub(crate) fn check_footer<'a>(bytes: &'a [u8], limits: &ReadLimits) -> Result<Option<&'a [u8]>, Refused> {
     let mut input = Compact {
         bytes,
         at: 0,
         list_limit: limits.footer_list_items,
     };
+    let mut schemas = Vec::new();
     let mut field = 0;
     while let Some((id, kind)) = input.field(&mut field)? {
         match (id, kind) {
-            (FILE_SCHEMA, Kind::LIST) => check_schema(&mut input, limits)?,
+            (FILE_SCHEMA, Kind::LIST) => {
+                let from = input.position();
+                check_schema(&mut input, limits)?;
+                schemas.push(&bytes[from..input.position()]);
+            }
             (FILE_ROW_GROUPS, Kind::LIST) => {
                 let (element, count) = input.list()?;
                 over("number of row groups", count, limits.row_groups)?;
@@ -38,7 +44,10 @@ pub(crate) fn check_footer(bytes: &[u8], limits: &ReadLimits) -> Result<(), Refu
             _ => input.skip(kind, 0)?,
         }
     }
-    Ok(())
+    Ok(match schemas[..] {
+        [schema] => Some(schema),
+        _ => None,
+    })
 }
 
 /// FileMetaData.schema

@@ -2,6 +2,8 @@
 //!
 //! A stream asks before it reads a body. Where streams are read in order, those that are not first in turn leave a quarter of
 //! the budget to the one that is, which may always have one batch in any case: it is the one that everybody waits for.
+//!
+//! Whoever waits for room goes on handing out what it has: that may be the room that it waits for.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -63,7 +65,7 @@ impl Budget {
 
     /// Waits until there is room for a batch of the endpoint at `position`.
     pub(crate) async fn take(self: &Arc<Self>, position: usize, bytes: usize) -> Lease {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX).max(SMALLEST_BYTES);
+        let bytes = cost(bytes);
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
@@ -106,9 +108,14 @@ impl Budget {
         self.changed.notify_waiters();
     }
 
+    /// Bytes that may be taken.
+    pub(crate) fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+
     /// Bytes that are taken.
     #[cfg(test)]
-    fn taken_bytes(&self) -> u64 {
+    pub(crate) fn taken_bytes(&self) -> u64 {
         self.taken.lock().bytes
     }
 }
@@ -129,6 +136,33 @@ impl Lease {
         taken.bytes = taken.bytes.saturating_add(more);
         self.bytes += more;
     }
+
+    /// It has no more than so many bytes from here on.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(cost(bytes));
+        let mut taken = self.budget.taken.lock();
+        taken.bytes = taken.bytes.saturating_sub(less);
+        drop(taken);
+        self.bytes -= less;
+        self.budget.changed.notify_waiters();
+    }
+
+    /// So many of its bytes, as a lease of their own. What it has not got is not waited for either.
+    #[must_use]
+    pub(crate) fn split(&mut self, bytes: usize) -> Self {
+        let bytes = cost(bytes);
+        let moved = self.bytes.min(bytes);
+        let mut taken = self.budget.taken.lock();
+        taken.bytes = taken.bytes.saturating_add(bytes - moved);
+        *taken.held.entry(self.position).or_default() += 1;
+        drop(taken);
+        self.bytes -= moved;
+        Self {
+            budget: Arc::clone(&self.budget),
+            position: self.position,
+            bytes,
+        }
+    }
 }
 
 impl Drop for Lease {
@@ -144,6 +178,11 @@ impl Drop for Lease {
         drop(taken);
         self.budget.changed.notify_waiters();
     }
+}
+
+/// What a batch of so many bytes costs.
+fn cost(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX).max(SMALLEST_BYTES)
 }
 
 #[cfg(test)]
@@ -206,6 +245,50 @@ mod tests {
         assert_eq!(budget.taken_bytes(), 6 << 20);
         assert!(now(&budget, 1, 3 * MIB).is_none());
         drop(lease);
+        assert_eq!(budget.taken_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_split_is_counted_once_and_given_back_piece_by_piece() {
+        let budget = Budget::new(8 << 20, true);
+        let mut whole = now(&budget, 0, 4 * MIB).unwrap();
+        let part = whole.split(MIB);
+        assert_eq!(budget.taken_bytes(), 4 << 20, "it was there already");
+        whole.shrink_to(MIB);
+        assert_eq!(budget.taken_bytes(), 2 << 20);
+        whole.shrink_to(2 * MIB);
+        assert_eq!(budget.taken_bytes(), 2 << 20, "it does not grow");
+        drop(whole);
+        assert_eq!(budget.taken_bytes(), 1 << 20);
+        assert!(now(&budget, 0, 9 * MIB).is_none(), "the part is one that is held");
+        drop(part);
+        assert!(now(&budget, 0, 9 * MIB).is_some());
+        assert_eq!(budget.taken_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn more_than_there_is_can_be_split() {
+        let budget = Budget::new(8 << 20, false);
+        let mut whole = now(&budget, 0, MIB).unwrap();
+        let parts = [whole.split(3 * MIB), whole.split(0)];
+        assert_eq!(budget.taken_bytes(), (3 << 20) + SMALLEST_BYTES);
+        drop(whole);
+        assert_eq!(budget.taken_bytes(), (3 << 20) + SMALLEST_BYTES);
+        drop(parts);
+        assert_eq!(budget.taken_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_is_told_that_a_lease_shrank() {
+        let budget = Budget::new(4 << 20, false);
+        let mut large = now(&budget, 0, 4 * MIB).unwrap();
+        let waiting = tokio::spawn({
+            let budget = Arc::clone(&budget);
+            async move { budget.take(1, MIB).await }
+        });
+        tokio::task::yield_now().await;
+        large.shrink_to(3 * MIB);
+        drop((waiting.await.unwrap(), large));
         assert_eq!(budget.taken_bytes(), 0);
     }
 

@@ -28,6 +28,7 @@ use crate::link::Links;
 use crate::options::{ClientOptions, Local};
 use crate::plan::Plan;
 use crate::pool::Pool;
+use crate::raw::Unpacking;
 use crate::reader::{ReadOptions, Reader};
 use crate::scan::Scan;
 use crate::shared::Sockets;
@@ -51,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) links: Arc<Links>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) sockets: Arc<Sockets>,
+    /// How row groups are read that come as they are stored; none where nothing reads them.
+    pub(crate) unpacking: Option<Unpacking>,
     /// Whether the server has ever answered.
     reached: AtomicBool,
 }
@@ -98,7 +101,7 @@ impl Client {
     /// connected yet.
     ///
     /// # Errors
-    /// INVALID_ARGUMENT for what is no such URI.
+    /// INVALID_ARGUMENT for what is no such URI, and where the form `raw` is asked for by a client that nothing reads it for.
     pub fn new(uri: &str, options: ClientOptions) -> Result<Self> {
         let home = Address::parse(uri)?;
         let shared = Shared {
@@ -108,6 +111,7 @@ impl Client {
             links: Arc::default(),
             pool: Pool::new(options.budget_bytes),
             sockets: Arc::new(Sockets::new(&options)),
+            unpacking: Unpacking::of(&options)?,
             reached: AtomicBool::new(false),
             options,
         };

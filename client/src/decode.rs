@@ -45,6 +45,11 @@ impl Decoder {
         }
     }
 
+    /// The schema that the stream began with.
+    pub(crate) fn sent(&self) -> Option<&SchemaRef> {
+        self.sent.as_ref()
+    }
+
     /// The rows of a message, if it has any.
     ///
     /// # Errors

@@ -190,7 +190,7 @@ impl Fetch {
 
     async fn read_flight(&mut self, address: &Address) -> Result<(), Stopped> {
         let ticket = self.tickets.get(self.turn.position);
-        let mut stream = FlightStream::open(&self.client, address, &ticket, &self.schema).await?;
+        let mut stream = FlightStream::open(&self.client, address, &ticket, &self.schema, &self.turn).await?;
         loop {
             let next = stream.next(&self.turn).await;
             let bytes = u64::try_from(stream.received_bytes()).unwrap_or(u64::MAX);

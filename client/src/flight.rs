@@ -3,9 +3,7 @@
 //! gRPC is spoken by hand above tonic's channel: the request is one small message, and the answer's bytes go from the HTTP/2
 //! frames that they came in to where the arrays will lie ([`crate::frame`]), without tonic's buffer between.
 
-use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -13,7 +11,7 @@ use arrow_flight::Ticket;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::TryFutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use prost::Message;
 use serde::Deserialize;
 use tonic::body::Body;
@@ -25,20 +23,21 @@ use crate::budget::{Lease, Turn};
 use crate::calls::Shared;
 use crate::connections::Exclusive;
 use crate::decode::Decoder;
-use crate::error::{Error, Result, chain};
-use crate::frame::{FlightMessage, Parser, Step};
+use crate::error::{Error, Result};
+use crate::frame::FlightMessage;
 use crate::link::Gauge;
-use crate::pool::Pool;
+use crate::messages::{Messages, within};
+use crate::options::Wire;
+use crate::raw::{Files, most_file_bytes};
 use crate::reader::Source;
 
 const DO_GET: &str = "/arrow.flight.protocol.FlightService/DoGet";
 /// Header by which a form is asked for, and by which a Jetbridge server says which one it sends.
 const WIRE_HEADER: HeaderName = HeaderName::from_static("x-jetbridge-wire");
+/// Header by which a client says how large the small files of the form `raw` may be.
+const FILE_HEADER: HeaderName = HeaderName::from_static("x-jetbridge-max-file-bytes");
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
-
-/// A server may end the stream of a client that takes nothing for as long as this; ours waits five minutes unless told otherwise.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Rows that came.
 #[derive(Debug)]
@@ -54,19 +53,18 @@ pub(crate) struct Received {
 #[derive(Debug)]
 pub(crate) struct FlightStream {
     connection: Exclusive,
-    body: Body,
-    /// What is left of the last frame.
-    data: Bytes,
-    parser: Parser,
-    decoder: Decoder,
-    pool: Arc<Pool>,
+    messages: Messages,
+    form: Form,
     gauge: Option<Gauge>,
-    silence: Option<Duration>,
-    /// Bytes that came since the last message, and time that was spent waiting for them.
-    received: usize,
-    waited: Duration,
-    /// Whether the server was ever kept waiting so long that it may end the stream for it. What it had sent by then still comes.
-    was_slow: bool,
+}
+
+/// What the messages are.
+#[derive(Debug)]
+enum Form {
+    /// Batches, plain or compressed.
+    Batches(Decoder),
+    /// Row groups as they are stored.
+    Files(Files),
 }
 
 /// What a Jetbridge server says of a batch.
@@ -81,14 +79,30 @@ impl FlightStream {
     ///
     /// # Errors
     /// CONNECT where nobody answers, what the server refuses it with, DEADLINE_EXCEEDED where it says nothing.
-    pub(crate) async fn open(client: &Shared, address: &Address, ticket: &Bytes, schema: &SchemaRef) -> Result<Self> {
-        let options = &client.options;
-        let form = client.links.form(options.wire, address);
+    pub(crate) async fn open(
+        client: &Shared,
+        address: &Address,
+        ticket: &Bytes,
+        schema: &SchemaRef,
+        turn: &Turn,
+    ) -> Result<Self> {
+        let (options, unpacking) = (&client.options, client.unpacking);
+        let decodes = unpacking.is_some_and(|unpacking| unpacking.has_a_core_to_spare());
+        let budget_bytes = turn.budget.limit_bytes();
+        let mut request = request(ticket, &options.headers)?;
+        let asked = client.links.form(options.wire, decodes, address);
+        request
+            .headers_mut()
+            .insert(WIRE_HEADER, HeaderValue::from_static(asked));
+        if unpacking.is_some() {
+            let most_bytes = most_file_bytes(budget_bytes);
+            request.headers_mut().insert(FILE_HEADER, HeaderValue::from(most_bytes));
+        }
         let mut connection = client.connections.for_stream(address).await?;
         let channel = connection
             .channel()
             .ok_or_else(|| Error::broken("the connection was given up"))?;
-        let answer = channel.oneshot(request(ticket, form.as_str(), &options.headers)?);
+        let answer = channel.oneshot(request);
         let answer = answer.map_err(|error| Error::from(Status::from_error(Box::new(error))));
         let answer = match within(options.timeout, answer).await.and_then(accepted) {
             Ok(answer) => answer,
@@ -99,102 +113,67 @@ impl FlightStream {
                 return Err(error);
             }
         };
-        // Only our servers say so.
-        let is_ours = answer.headers().contains_key(WIRE_HEADER);
+        let sent = sent(answer.headers())?;
+        let form = match (sent, unpacking) {
+            (Some(Wire::Raw), Some(unpacking)) => Form::Files(Files::new(unpacking, Arc::clone(schema), budget_bytes)),
+            (Some(Wire::Raw), None) => return Err(Error::protocol("it is in the form raw, which nobody asked for")),
+            // Only our servers say which form it is.
+            _ => Form::Batches(Decoder::new(Arc::clone(schema), options.check_values || sent.is_none())),
+        };
         Ok(Self {
             connection,
-            decoder: Decoder::new(Arc::clone(schema), options.check_values || !is_ours),
-            body: answer.into_body(),
-            data: Bytes::new(),
-            parser: Parser::default(),
-            pool: Arc::clone(&client.pool),
-            gauge: client.links.gauge(options.wire, form, address),
-            silence: options.timeout,
-            received: 0,
-            waited: Duration::ZERO,
-            was_slow: false,
+            messages: Messages::new(answer.into_body(), Arc::clone(&client.pool), options.timeout),
+            form,
+            gauge: client.links.gauge(options.wire, sent, address),
         })
     }
 
     /// The next rows; none at the end. Waits for room in the budget before it takes a body.
     ///
     /// # Errors
-    /// The server's; UNAVAILABLE where the connection broke; DEADLINE_EXCEEDED where nothing came for too long.
+    /// The server's; UNAVAILABLE where the connection broke; DEADLINE_EXCEEDED where nothing came for too long; DATA_LOSS where a
+    /// row group cannot be decoded.
     pub(crate) async fn next(&mut self, turn: &Turn) -> Result<Option<Received>> {
         self.advance(turn).await.map_err(|error| {
             if error.is_retryable() {
                 self.connection.give_up();
             }
-            if self.was_slow { error.of_ours() } else { error }
+            if self.messages.was_slow() {
+                error.of_ours()
+            } else {
+                error
+            }
         })
     }
 
     /// Bytes that came since this was asked last.
     pub(crate) fn received_bytes(&mut self) -> usize {
-        std::mem::take(&mut self.received)
+        self.messages.received_bytes()
     }
 
     async fn advance(&mut self, turn: &Turn) -> Result<Option<Received>> {
-        let mut lease = None;
-        loop {
-            match self.parser.step(&mut self.data)? {
-                Step::More => {
-                    if !self.more().await? {
-                        return Ok(None);
-                    }
-                }
-                Step::Body(bytes) => {
-                    let began = Instant::now();
-                    let room = turn.take(bytes).await;
-                    self.was_slow |= began.elapsed() >= PATIENCE;
-                    self.parser.give(self.pool.take(bytes)?)?;
-                    lease = Some(room);
-                }
-                Step::Message(message) => {
-                    if let Some(batch) = self.decoder.message(&message)? {
-                        let lease = match lease.take() {
-                            Some(lease) => lease,
-                            None => turn.take(0).await,
-                        };
-                        return Ok(Some(self.rows(batch, &message, lease)));
-                    }
-                    // A dictionary stays with the decoder.
-                    lease = None;
-                }
-            }
-        }
-    }
-
-    /// Waits for the next frame; whether there is one, rather than the end.
-    async fn more(&mut self) -> Result<bool> {
-        let began = Instant::now();
-        let frame = within(self.silence, async { Ok(self.body.frame().await) }).await?;
-        self.waited += began.elapsed();
-        let frame = match frame {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Err(Error::broken(chain(&error))),
-            None => return Err(Error::broken("the stream ended without a status")),
+        let decoder = match &mut self.form {
+            Form::Files(files) => return files.next(&mut self.messages, turn).await,
+            Form::Batches(decoder) => decoder,
         };
-        match frame.into_data() {
-            Ok(data) => {
-                self.received += data.len();
-                self.data = data;
-                Ok(true)
-            }
-            Err(frame) => {
-                ended(frame.trailers_ref().unwrap_or(&HeaderMap::new()))?;
-                if !self.parser.is_between_messages() {
-                    return Err(Error::broken("the stream ended within a message"));
-                }
-                Ok(false)
-            }
+        while let Some(came) = self.messages.next(turn, Ok).await? {
+            // A dictionary stays with the decoder.
+            let Some(batch) = decoder.message(&came.message)? else {
+                continue;
+            };
+            let lease = match came.lease {
+                Some(lease) => lease,
+                None => turn.take(0).await,
+            };
+            return Ok(Some(self.rows(batch, &came.message, lease)));
         }
+        Ok(None)
     }
 
     fn rows(&mut self, batch: RecordBatch, message: &FlightMessage, mut lease: Lease) -> Received {
         let about = serde_json::from_slice::<About>(&message.metadata);
         let source = about.map_or(Source::Store, |about| about.source);
-        let waited = std::mem::take(&mut self.waited);
+        let waited = self.messages.waited();
         let sent_bytes = message.body.as_ref().map_or(0, arrow::buffer::Buffer::len);
         if let Some(gauge) = &self.gauge
             && source == Source::Memory
@@ -222,7 +201,7 @@ pub(crate) fn bytes_of(batch: &RecordBatch) -> usize {
     bytes.sum()
 }
 
-fn request(ticket: &Bytes, form: Option<&'static str>, headers: &HeaderMap) -> Result<Request<Body>> {
+fn request(ticket: &Bytes, headers: &HeaderMap) -> Result<Request<Body>> {
     let ticket = Ticket { ticket: ticket.clone() };
     let bytes = ticket.encoded_len();
     let length = u32::try_from(bytes).map_err(|_| Error::protocol(format!("a ticket of {bytes} bytes")))?;
@@ -237,10 +216,17 @@ fn request(ticket: &Bytes, form: Option<&'static str>, headers: &HeaderMap) -> R
     let own = request.headers_mut();
     own.insert(header::CONTENT_TYPE, GRPC);
     own.insert(header::TE, TRAILERS);
-    if let Some(form) = form {
-        own.insert(WIRE_HEADER, HeaderValue::from_static(form));
-    }
     Ok(request)
+}
+
+/// The form that an answer says it has; none where it says nothing.
+fn sent(headers: &HeaderMap) -> Result<Option<Wire>> {
+    let Some(said) = headers.get(WIRE_HEADER) else {
+        return Ok(None);
+    };
+    let form = said.to_str().ok().and_then(Wire::named);
+    form.map(Some)
+        .ok_or_else(|| Error::protocol(format!("it is in the form {said:?}")))
 }
 
 /// An answer whose headers do not end it with an error.
@@ -257,23 +243,4 @@ fn accepted(answer: Response<Body>) -> Result<Response<Body>> {
         )));
     }
     Ok(answer)
-}
-
-/// The status that a stream ends with.
-fn ended(trailers: &HeaderMap) -> Result<()> {
-    match Status::from_header_map(trailers) {
-        Some(status) if status.code() == Code::Ok => Ok(()),
-        Some(status) => Err(status.into()),
-        None => Err(Error::broken("the stream ended without a status")),
-    }
-}
-
-async fn within<T>(limit: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
-    match limit {
-        None => work.await,
-        Some(limit) => match tokio::time::timeout(limit, work).await {
-            Ok(outcome) => outcome,
-            Err(_elapsed) => Err(Error::silent(limit)),
-        },
-    }
 }

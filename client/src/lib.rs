@@ -4,7 +4,9 @@
 //! Client -- plan --> Plan: schema, endpoints            (calls, scan, plan)
 //!        -- read --> Reader: a stream of pieces
 //!                      -> fetch     one endpoint: its places in turn, resumed by rows       (health, seam)
-//!                           -> flight    DoGet over HTTP/2: frame -> decode, one copy       (connections, link, pool)
+//!                           -> flight    DoGet over HTTP/2: frame -> messages, one copy     (connections, link, pool)
+//!                                -> decode    messages that are batches
+//!                                -> raw       messages that are row groups as they are stored
 //!                           -> shared    the memory of a server on this host                (memory)
 //!                      budget           bytes that were received and not yet taken
 //! ```
@@ -18,7 +20,8 @@
 //! - Nothing is global but two numbers ([`fork`]): no runtime, no thread, no connection outlives its [`Client`] and [`Reader`]s, and
 //!   the arrays they gave.
 //!
-//! Architecture invariant: no cache, no catalog, no Parquet and no storage here; the server has those.
+//! Architecture invariant: no cache, no catalog, no Parquet and no storage here; the server has those. What comes as Parquet is read
+//! by a function that whoever makes the client hands in ([`Unpack`]).
 //!
 //! Why not `arrow_flight::FlightClient`: it reads a ticket from one connection through tonic's decoder, which copies each message
 //! into a growing buffer that is aligned by chance, so that arrays are copied again.
@@ -39,16 +42,19 @@ mod frame;
 mod health;
 mod link;
 pub mod memory;
+mod messages;
 mod options;
 mod plan;
 mod pool;
 pub mod queue;
+mod raw;
 mod reader;
 mod scan;
 mod seam;
 mod shared;
 mod stats;
 mod tickets;
+mod unpack;
 
 pub use self::calls::{Client, Listed};
 pub use self::error::{Error, ErrorKind, Result};
@@ -57,3 +63,4 @@ pub use self::plan::{Endpoint, EndpointAbout, Plan};
 pub use self::reader::{Piece, ReadOptions, Reader, Source};
 pub use self::scan::Scan;
 pub use self::stats::Stats;
+pub use self::unpack::{Unpack, UnpackError, Unpacked};

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::unpack::Unpack;
+
 /// Settings of a [`Client`](crate::Client). [`Default`] gives what suits most.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientOptions {
@@ -16,8 +18,9 @@ pub struct ClientOptions {
     /// sensitive, so that it is not shown. Default: none.
     pub headers: HeaderMap,
     /// Bytes of rows that one [`Reader`](crate::Reader) has received and not yet handed out, at most; one batch may always be
-    /// there. As much memory again is kept for the next reads while it is warm. What the sockets have taken and nobody has
-    /// looked at is besides, up to 16 MiB a connection. Default: 256 MiB.
+    /// there. As much memory again is kept for the next reads while it is warm. Besides are what the sockets have taken and
+    /// nobody has looked at, up to 16 MiB a connection; and of each row group that is decoded here, pages of more than 4 MiB
+    /// unpacked, as much as this or 64 MiB, beyond which a page is an error. Default: 256 MiB.
     pub budget_bytes: u64,
     /// Connections to each worker, which are streams at once too. Default: 2.
     pub streams_per_worker: usize,
@@ -32,6 +35,8 @@ pub struct ClientOptions {
     /// only their layout. Default: no, as for shared memory: whoever runs the server is trusted with what it stores. Arrays from
     /// any other Flight server are always checked.
     pub check_values: bool,
+    /// What reads the small Parquet files of the form `raw`. Default: nothing, and the form is not asked for.
+    pub unpack: Option<Unpack>,
 }
 
 /// A connection that says nothing is asked for life after this long, and given up when it does not answer for as long again.
@@ -50,8 +55,11 @@ pub enum Local {
 /// The form in which rows are sent (`flight/WIRE.md` of the server).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Wire {
-    /// Plain on this host. Elsewhere plain at first, and `lz4` for later endpoints if the link turns out to carry less than 3.5
-    /// Gbit/s. Never `zstd`: no measured link was better off with it.
+    /// What suits the server and the link. With [`ClientOptions::unpack`] and more than one core here, the server chooses: `raw`
+    /// where it would decode rows for this answer alone, else plain, and always plain where it was told to hold files to other
+    /// limits than those that hold by default. Without, plain. From another host, if the link turns out to carry less than
+    /// 3.5 Gbit/s, later endpoints come `raw` where that can be, else `lz4`. Never `zstd`: no measured link was better off with
+    /// it.
     #[default]
     Auto,
     /// As it lies in the server's memory.
@@ -60,6 +68,9 @@ pub enum Wire {
     Lz4,
     /// Buffers compressed by zstd, which sends the least and costs the server most.
     Zstd,
+    /// Row groups as they are stored, decoded here by [`ClientOptions::unpack`]; plain where that cannot say the rows, as with a
+    /// filter or a limit.
+    Raw,
 }
 
 impl Wire {
@@ -71,7 +82,14 @@ impl Wire {
             Self::Arrow => Some("arrow"),
             Self::Lz4 => Some("lz4"),
             Self::Zstd => Some("zstd"),
+            Self::Raw => Some("raw"),
         }
+    }
+
+    /// The form of this name, as an answer's header has it.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let forms = [Self::Arrow, Self::Lz4, Self::Zstd, Self::Raw];
+        forms.into_iter().find(|form| form.as_str() == Some(name))
     }
 }
 
@@ -87,6 +105,7 @@ impl Default for ClientOptions {
             wire: Wire::Auto,
             retries: 5,
             check_values: false,
+            unpack: None,
         }
     }
 }

@@ -23,9 +23,10 @@ use tokio::task::spawn_blocking;
 use crate::budget::Turn;
 use crate::decode::{agreed, as_planned};
 use crate::error::{Error, Result};
-use crate::flight::{PATIENCE, Received, bytes_of};
+use crate::flight::{Received, bytes_of};
 use crate::fork::{Mutex, block_on, within};
 use crate::memory::{Client, ClientError, Stopper};
+use crate::messages::PATIENCE;
 use crate::options::ClientOptions;
 use crate::reader::Source;
 

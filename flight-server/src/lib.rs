@@ -16,6 +16,7 @@
 //!                       -> plan      scan -> row groups -> runs             (redeem, ticket: a run on its way)
 //!                       -> sql       statements over datasets, by DataFusion (statements: which run, which were ended)
 //!                       -> units     row groups, for readers that order them themselves
+//! raw                      what clients of this process read stored row groups by
 //! ```
 //! Architecture invariant: this crate reads no Parquet and asks no store; the cache does. Nothing but `flight`, `cli`
 //! and what asks other nodes in `cluster` and `sql::distributed` knows the protocol.
@@ -44,6 +45,7 @@ pub mod observe;
 mod pairs;
 pub mod pins;
 pub mod plan;
+pub mod raw;
 pub mod redeem;
 pub mod request;
 pub mod retention;

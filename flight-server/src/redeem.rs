@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 use jetbridge_cache::ReadError;
 use jetbridge_cache::key::{FileKey, Generation, RowGroup};
 use jetbridge_cache::page::{OpenFile, Peers};
-use jetbridge_cache::scan::{Ahead, Pause, Residency, ScanBatch, ScanRequest, Sieve, Split};
+use jetbridge_cache::scan::{Ahead, BATCH_BYTES, Pause, Residency, ScanBatch, ScanRequest, Sieve, Split};
 use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{PartitionKind, PartitionValue};
 use jetbridge_catalog::path::NsPath;
@@ -238,9 +238,6 @@ pub fn scan_request(node: &Node, ticket: &Ticket) -> Result<ScanRequest, Service
         ahead: Ahead::Far,
     })
 }
-
-/// Size of the messages that batches are cut for: large enough for the wire, small enough for a CPU cache.
-const BATCH_BYTES: usize = 2 << 20;
 
 /// The answer's schema: the columns asked for, pruned again where only parts of them were, in the order asked for.
 fn output_schema(ticket: &Ticket, read: &SchemaRef) -> Result<SchemaRef, ServiceError> {

@@ -29,6 +29,11 @@ pub(crate) struct Lake {
 impl Lake {
     /// A lake of these files, by their paths in the folder.
     pub(crate) async fn of(files: &[(&str, RecordBatch)]) -> Self {
+        Self::with(files, &[]).await
+    }
+
+    /// The same, of a node that was started with these words as well.
+    pub(crate) async fn with(files: &[(&str, RecordBatch)], more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path().join("data");
         std::fs::create_dir_all(&data).unwrap();
@@ -40,7 +45,8 @@ impl Lake {
         let words = ["test", "--mount", &mount, "--file-root", root, "--memory", "256MiB"];
         let words = words
             .into_iter()
-            .chain(["--cache-dir", "none", "--data-dir", data.to_str().unwrap()]);
+            .chain(["--cache-dir", "none", "--data-dir", data.to_str().unwrap()])
+            .chain(more.iter().copied());
         let flags = Flags::try_parse_from(words).unwrap().flags;
         let machine = Machine {
             memory_bytes: None,

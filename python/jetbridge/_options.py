@@ -12,8 +12,8 @@ from jetbridge.errors import InvalidRequestError
 
 DEFAULT_URI = "grpc://127.0.0.1:8815"
 
-Wire = Literal["auto", "arrow", "lz4", "zstd"]
-_WIRES = ("auto", "arrow", "lz4", "zstd")
+Wire = Literal["auto", "arrow", "lz4", "zstd", "raw"]
+_WIRES = ("auto", "arrow", "lz4", "zstd", "raw")
 
 
 @dataclass(frozen=True)

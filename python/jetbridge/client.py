@@ -51,10 +51,15 @@ def connect(
         timeout: seconds that a call may take, and a stream may say nothing; no limit by default.
         connect_timeout: seconds that making a connection may take.
         headers: sent with each call, such as ``{"authorization": "Bearer ..."}``.
-        buffer_bytes: rows that a read may have received and not yet handed out.
+        buffer_bytes: rows that a read may have received and not yet handed out; pages of more than 4 MiB that it
+            decodes may take as much again, and 64 MiB at the least.
         streams_per_worker: connections to each worker that a read uses at once.
         local: use shared memory and unix sockets where the server is on this host and offers them.
-        wire: the form in which rows are sent; ``auto`` measures what the network calls for.
+        wire: the form in which rows are sent: ``arrow``, as they lie in memory; ``lz4`` or ``zstd``, the same
+            compressed; ``raw``, row groups as they are stored, which are decoded here, or ``arrow`` where these cannot
+            say the rows (a filter, a limit, SQL). ``auto`` is ``raw`` where the server would decode rows for this read
+            alone, else ``arrow``, also where the server holds files to limits of its own (``max_page_bytes`` and the
+            like); over a slow network ``raw``, else ``lz4``. On a machine with one core it is never ``raw``.
         retries: rounds over all places that have the rows, after the first one failed.
         check_values: check the values of arrays (offsets, UTF-8) as they come, and not only their layout.
         check: ask the server whether it is there. Without, the first call finds out.

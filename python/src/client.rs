@@ -21,6 +21,7 @@ use crate::process::OfProcess;
 use crate::schema::Schema;
 use crate::stream::Stream;
 use crate::task::Task;
+use crate::unpack::UNPACK;
 
 /// One server's address, and the connections to it of this process.
 #[pyclass(frozen, module = "jetbridge._native")]
@@ -45,7 +46,7 @@ impl Client {
     #[new]
     #[pyo3(signature = (uri, options=None))]
     fn new(uri: String, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
-        let options = options.map(parsed).transpose()?.unwrap_or_default();
+        let options = options.map_or_else(|| Ok(defaults()), parsed)?;
         let client = Self {
             live: Mutex::new(None),
             is_closed: Mutex::new(false),
@@ -244,8 +245,16 @@ impl WatchState {
     }
 }
 
+/// Settings where nothing is said. All clients of the package are made of these.
+fn defaults() -> ClientOptions {
+    ClientOptions {
+        unpack: Some(UNPACK),
+        ..ClientOptions::default()
+    }
+}
+
 fn parsed(given: &Bound<'_, PyDict>) -> PyResult<ClientOptions> {
-    let mut options = ClientOptions::default();
+    let mut options = defaults();
     for (key, value) in given.iter() {
         let key: String = key.extract()?;
         match key.as_str() {
@@ -291,6 +300,7 @@ fn wire(name: &str) -> Result<Wire, Failure> {
         "arrow" => Ok(Wire::Arrow),
         "lz4" => Ok(Wire::Lz4),
         "zstd" => Ok(Wire::Zstd),
+        "raw" => Ok(Wire::Raw),
         _ => Err(Failure::new(
             "INVALID_ARGUMENT",
             format!("there is no wire form {name}"),

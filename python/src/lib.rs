@@ -7,6 +7,8 @@
 //!                -> RecordBatch, Table, ...   what came               (batch, schema, capsule, dlpack, objects)
 //!                -> tables, a catalog         for DataFusion's package (datafusion)
 //! ```
+//! Row groups that come as they are stored are decoded here, as the server decodes them (unpack).
+//!
 //! Every call gives a [`task::Task`], which is waited for with the interpreter's lock released, or wakes an event loop: so
 //! each call is written once for both. Nothing here holds the lock while it waits, and no thread of the runtime needs it to
 //! go on with a read.
@@ -33,6 +35,7 @@ mod schema;
 mod stream;
 mod task;
 mod torch;
+mod unpack;
 
 use std::ffi::OsString;
 

@@ -17,6 +17,8 @@ use crate::error::internal;
 
 /// What the runtime's threads are called.
 const THREAD_NAME: &str = "jetbridge";
+/// The stack of a thread: some decode what nests as deeply as servers allow, which have as much.
+const STACK_BYTES: usize = 8 << 20;
 /// How long a thread for blocking work is kept without any.
 const IDLE_THREAD: Duration = Duration::from_secs(2);
 
@@ -106,6 +108,7 @@ fn build() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .enable_all()
         .thread_name(THREAD_NAME)
+        .thread_stack_size(STACK_BYTES)
         .thread_keep_alive(IDLE_THREAD)
         .build()
 }

@@ -133,6 +133,12 @@ impl Stream {
         Ok(self.inner()?.counts.stats.lock().failovers)
     }
 
+    /// Bytes that came over sockets, those that came again included.
+    #[getter]
+    fn received_bytes(&self) -> PyResult<u64> {
+        Ok(self.inner()?.counts.stats.lock().received_bytes)
+    }
+
     #[getter]
     fn closed(&self) -> bool {
         self.inner.get().is_none_or(|inner| inner.closed.is_cancelled())

@@ -7,7 +7,8 @@ The parts: `plan`, GetFlightInfo of many files; `reads`, lineitem cold and warm 
 against other Flight servers; `local`, shared memory; `forms`, wire forms on slow links; `memory` and `crowd`, bounds
 under load; `policy`, hits; `cluster` and `jobs`, several workers; `python`, the package against pyarrow and pandas;
 `torch`, samples per second; `sql`, the queries of TPC-H. The last three install what others have made (see
-`environments.py`), and those and `local` and `reads` need the wheel of jetbridge in the environment that runs them.
+`environments.py`), and those and `local`, `reads` and `forms` need the wheel of jetbridge in the environment that runs
+them.
 """
 
 from __future__ import annotations

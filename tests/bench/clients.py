@@ -19,6 +19,8 @@ from harness.flight import by_scan
 from storages import Storage
 
 PATH = "/lineitem"
+# In place of a wire form: the Python package's own client, which chooses one.
+PACKAGE = "the package"
 # None is every column.
 Columns = list[str] | None
 Result = TypeVar("Result")

@@ -1,7 +1,8 @@
 """lineitem in every wire form over links of 1 and 10 Gbit/s and an unbounded one, and which form the rule chooses.
 
 The server has read everything before: decoded columns are in memory, raw pages on disk and in the kernel's cache. The
-client is one process behind the link that has read before as well, and reads one stream after the other.
+client is one process behind the link that has read before as well, and reads one stream after the other. The Python
+package's own client takes its turn with the forms, by its own choice among them, and reads as it does by default.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 import links
 import report
-from clients import PATH, Columns
+from clients import PACKAGE, PATH, Columns
 from harness import wire
 from harness.server import Options, Server
 from harness.tpch import lineitem
@@ -131,7 +132,7 @@ def warm_up(client: FarClient) -> None:
 
 def measure(client: FarClient, link: links.Link, server: Server, columns: Columns, rounds: int, named: str) -> Rounds:
     """The forms in turn, round by round."""
-    measured: Rounds = {form: [] for form in wire.FORMS}
+    measured: Rounds = {form: [] for form in [*wire.FORMS, PACKAGE]}
     for number in range(rounds):
         for form, sent in measured.items():
             sent.append(one(client, link, server, form, columns))
@@ -151,7 +152,7 @@ def one(client: FarClient, link: links.Link, server: Server, form: str, columns:
 
 def summary(speed: str, what: str, measured: Rounds) -> list[report.Line]:
     """The best form against plain Arrow, and the chosen one against the best."""
-    best = min(measured, key=lambda form: median_s(measured[form]))
+    best = min(wire.FORMS, key=lambda form: median_s(measured[form]))
     chosen = wire.wire_for(SPEEDS[speed] or UNBOUNDED_BITS_PER_S)
     seconds = {form: [one.seconds for one in sent] for form, sent in measured.items()}
     slowest = speed == next(iter(SPEEDS))
@@ -169,6 +170,11 @@ def summary(speed: str, what: str, measured: Rounds) -> list[report.Line]:
             seconds[chosen],
             seconds[best],
             CHOSEN_BY_BEST_RATIO,
+        ),
+        report.Line(
+            f"wire forms, {speed}, {what}: the package, by its own choice, by the best, {best}",
+            seconds[PACKAGE],
+            seconds[best],
         ),
     ]
 

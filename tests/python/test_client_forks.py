@@ -128,14 +128,19 @@ def child_of_a_fork(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(status)
 
 
-@pytest.mark.parametrize("local", [True, False], ids=["shared-memory", "tcp"])
-def test_fifty_forks_while_threads_read_in_every_way(big_cluster: jb.LocalCluster, local: bool) -> None:
-    with jb.connect(big_cluster.uri, local=local, buffer_bytes=1 << 20) as client:
+@pytest.mark.parametrize(
+    ("local", "wire"),
+    [(True, "auto"), (False, "auto"), (False, "raw")],
+    # By the last one, threads of the process decode.
+    ids=["shared-memory", "tcp", "as-stored"],
+)
+def test_fifty_forks_while_threads_read_in_every_way(big_cluster: jb.LocalCluster, local: bool, wire: str) -> None:
+    with jb.connect(big_cluster.uri, local=local, wire=wire, buffer_bytes=1 << 20) as client:
         dataset = client.dataset("/big")
 
         def work() -> None:
             # A client of the child's own, and the one that it has from its parent.
-            with jb.connect(big_cluster.uri, local=local) as own:
+            with jb.connect(big_cluster.uri, local=local, wire=wire) as own:
                 assert own.dataset("/big").to_arrow().num_rows == ROWS
             assert dataset.select("id").to_arrow().num_rows == ROWS
             assert one_by_one(dataset) == ROWS

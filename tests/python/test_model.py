@@ -37,8 +37,8 @@ LATE_S = 120.0
 HISTORY = 25
 SETTLE_S = 60.0
 POLL_INTERVAL_S = 0.01
-# Looks at the cache that show the same before it counts as quiet.
-QUIET_LOOKS = 4
+# Looks at the cache that show the same before it counts as quiet. What is small is kept half a second after it came.
+QUIET_LOOKS = 70
 PAGE_SIZES = ("4KiB", "16KiB", "64KiB", "1MiB")
 # The first three are enough for all that is read; a folder without a size has much.
 ROOMY = ("", "", "=256MiB")

@@ -15,7 +15,8 @@ from conftest import Lake
 from harness import files, types, wire
 from harness.compare import assert_same
 from harness.errors import expect_error
-from harness.flight import act, chunks, mount, plan, read
+from harness.flight import act, chunks, drain, mount, plan, read
+from harness.flightsql import query
 from harness.metrics import total
 from harness.server import Server
 from harness.values import array_of
@@ -51,6 +52,19 @@ def read_as(listener: Listener, path: str, form: str, limit_bytes: int | None = 
     assert told.forms[before:] == [form] * len(tickets)
     assert table.schema.equals(info.schema, check_metadata=True)
     return table
+
+
+def read_by(
+    listener: Listener, path: str, forms: str, file_bytes: int | None = None, **spec: object
+) -> tuple[pa.Table, set[str], set[str]]:
+    """The rows of a path by a list of forms, the forms that the answers have, and the reasons that they give."""
+    client, told = listener
+    info = plan(client, path, **spec)
+    forms_before, reasons_before = len(told.forms), len(told.reasons)
+    tickets = [endpoint.ticket for endpoint in info.endpoints]
+    table = wire.read(client, tickets, wire.asking(forms, file_bytes=file_bytes))
+    assert table.schema.equals(info.schema, check_metadata=True)
+    return table, set(told.forms[forms_before:]), set(told.reasons[reasons_before:])
 
 
 def like_lineitem(rows: int, seed: int = 1) -> pa.Table:
@@ -118,11 +132,14 @@ def test_plain_arrow_is_what_is_sent_unasked(lake: Lake, listener: Listener) -> 
     assert (told.forms, told.reasons) == (["arrow"], [])
 
 
-@pytest.mark.parametrize("form", ["gzip", "RAW", "", "arrow, raw"])
+NO_FORMS = ["gzip", "RAW", "", "arrow; raw", "arrow raw", "auto,,lz4", "auto, gzip", ", ".join(["raw"] * 6)]
+
+
+@pytest.mark.parametrize("form", NO_FORMS)
 def test_a_form_that_does_not_exist_is_refused(lake: Lake, form: str) -> None:
     lake.write("t.parquet", files.numbers(10))
     (endpoint,) = plan(lake.client, lake.at("t.parquet")).endpoints
-    with expect_error("INVALID_ARGUMENT", f'"{form}".*arrow, lz4, zstd, raw'):
+    with expect_error("INVALID_ARGUMENT", f'"{form}".*arrow, lz4, zstd, raw, auto'):
         wire.read(lake.client, [endpoint.ticket], wire.asking(form))
     lake.assert_still_serves()
 
@@ -303,3 +320,121 @@ def test_clients_that_go_away_leave_no_memory_charged(lake: Lake, start_server: 
         assert time.monotonic() < deadline, "memory is still charged for readers that have gone"
         time.sleep(POLL_INTERVAL_S)
     assert read(server.client, "/t/t.parquet").num_rows == 200_000
+
+
+def test_auto_is_raw_until_columns_are_kept(lake: Lake, start_server: Callable[..., Server]) -> None:
+    """The first read leaves nothing decoded, the second is decoded and kept, the third comes from memory."""
+    expected = lake.write("t.parquet", like_lineitem(50_000), row_group_size=20_000)
+    server = start_server(mounts={"/t": f"file://{lake.folder}"})
+    listener = wire.connect(server.flight_uri)
+    with listener[0] as client:
+        for form, is_decoded in (("raw", False), ("arrow", True), ("arrow", True)):
+            table, forms, reasons = read_by(listener, "/t/t.parquet", "auto")
+            assert_same(table, expected)
+            assert (forms, reasons) == ({form}, set())
+            assert (act(client, "cache.stat", {"path": "/t"})["decoded_bytes"] > 0) == is_decoded
+        for endpoint in plan(client, "/t/t.parquet").endpoints:
+            _, said = drain(client.do_get(endpoint.ticket, wire.asking("auto")))
+            assert {entry["source"] for entry in said} == {"memory"}
+        for wanted, form in {"auto, lz4": "lz4", "auto,zstd": "zstd", "auto, raw": "raw", "raw, auto": "raw"}.items():
+            table, forms, reasons = read_by(listener, "/t/t.parquet", wanted)
+            assert_same(table, expected)
+            assert (forms, reasons) == ({form}, set()), wanted
+
+
+def test_auto_looks_at_the_columns_that_are_asked_for(lake: Lake, start_server: Callable[..., Server]) -> None:
+    expected = lake.write("t.parquet", like_lineitem(50_000))
+    server = start_server(mounts={"/t": f"file://{lake.folder}"})
+    listener = wire.connect(server.flight_uri)
+    with listener[0]:
+        for form in ("raw", "arrow"):
+            assert read_by(listener, "/t/t.parquet", "auto", columns=["flag"])[1] == {form}
+        # What is decoded of it by now are a few of its bytes.
+        for form in ("raw", "arrow"):
+            table, forms, _ = read_by(listener, "/t/t.parquet", "auto")
+            assert_same(table, expected)
+            assert forms == {form}
+
+
+def test_a_rule_that_nothing_is_kept_keeps_auto_raw(lake: Lake, listener: Listener) -> None:
+    expected = lake.write("set/a.parquet", like_lineitem(5_000))
+    path = f"{lake.path}-never"
+    mount(lake.client, path, f"file://{lake.folder}/set", cache_rules="never **")
+    for _ in range(3):
+        table, forms, _ = read_by(listener, path, "auto")
+        assert_same(table, expected)
+        assert forms == {"raw"}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "form"),
+    [("auto", "arrow"), ("raw, lz4", "lz4"), ("raw, auto, zstd", "zstd"), ("auto, arrow, lz4", "arrow")],
+)
+@pytest.mark.parametrize(("reason", "spec"), [("filter", {"filter": "n > 5"}), ("limit", {"limit": 7})])
+def test_a_list_says_what_comes_instead_of_raw(
+    lake: Lake, listener: Listener, wanted: str, form: str, reason: str, spec: dict[str, object]
+) -> None:
+    lake.write("t.parquet", files.numbers(1_000))
+    table, forms, reasons = read_by(listener, lake.at("t.parquet"), wanted, **spec)
+    assert_same(table, lake.read("t.parquet", **spec))
+    assert forms == {form}
+    (said,) = reasons
+    assert reason in said
+
+
+def test_rows_of_statements_come_in_the_form_after_auto(listener: Listener) -> None:
+    client, told = listener
+    (endpoint,) = client.get_flight_info(query("SELECT 7 AS n")).endpoints
+    table = wire.read(client, [endpoint.ticket], wire.asking("auto, lz4"))
+    assert table.to_pydict() == {"n": [7]}
+    assert told.forms == ["lz4"]
+    assert "query" in told.reasons[0]
+
+
+def test_files_have_a_limit_of_their_own(lake: Lake, listener: Listener) -> None:
+    client, told = listener
+    small, large = SMALL_LIMIT_BYTES, 4 << 20
+    for message_bytes, file_bytes, form in [
+        (small, None, "arrow"),
+        (large, small, "arrow"),
+        (None, small, "arrow"),
+        (small, large, "raw"),
+        (None, large, "raw"),
+    ]:
+        expected = lake.write(f"{message_bytes}-{file_bytes}/t.parquet", like_lineitem(20_000))
+        (endpoint,) = plan(client, lake.at(f"{message_bytes}-{file_bytes}")).endpoints
+        # This order, since a scan for want of `raw` is a read that `auto` would see.
+        for wanted in ("auto", "raw"):
+            before = len(told.reasons)
+            table = wire.read(client, [endpoint.ticket], wire.asking(wanted, message_bytes, file_bytes))
+            assert_same(table, expected)
+            assert told.forms[-1] == form, (wanted, message_bytes, file_bytes)
+            assert ["message" in reason for reason in told.reasons[before:]] == [True] * (form == "arrow")
+
+
+@pytest.mark.parametrize("file_bytes", [0, SMALL_LIMIT_BYTES - 1, wire.RAW_LIMIT_BYTES + 1])
+def test_limits_of_files_are_within_bounds(lake: Lake, file_bytes: int) -> None:
+    lake.write("t.parquet", files.numbers(10))
+    (endpoint,) = plan(lake.client, lake.at("t.parquet")).endpoints
+    with expect_error("INVALID_ARGUMENT", wire.FILE_LIMIT_HEADER):
+        wire.read(lake.client, [endpoint.ticket], wire.asking("arrow", file_bytes=file_bytes))
+    lake.assert_still_serves()
+
+
+def test_cold_reads_by_auto_ask_storage_for_what_raw_asks_for(lake: Lake, start_server: Callable[..., Server]) -> None:
+    tables = [
+        lake.write("set/a.parquet", like_lineitem(60_000), row_group_size=20_000),
+        lake.write("set/b.parquet", like_lineitem(20_000, seed=2)),
+    ]
+    asked: dict[str, tuple[float, ...]] = {}
+    for wanted in ("raw", "auto"):
+        server = start_server(wanted, mounts={"/t": f"file://{lake.folder}/set"})
+        listener = wire.connect(server.flight_uri)
+        with listener[0]:
+            table, forms, _ = read_by(listener, "/t", wanted)
+        assert_same(table, pa.concat_tables(tables))
+        assert forms == {"raw"}
+        counters = ("jetbridge_store_requests_total", "jetbridge_store_read_bytes_total")
+        asked[wanted] = tuple(total(server.admin_uri, counter) for counter in counters)
+    assert asked["auto"] == asked["raw"]
+    assert all(asked["raw"])

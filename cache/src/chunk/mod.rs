@@ -20,6 +20,7 @@ pub use self::tier::ChunkTier;
 use crate::budget::Reservation;
 use crate::key::{FileId, FileKey, RowGroup};
 use crate::policy::Offer;
+use crate::retention::Terms;
 
 /// Which chunk: the identity of the file includes its generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,6 +54,18 @@ pub struct Chunk {
     pub strides: Arc<[ArrayRef]>,
     /// Bytes of the buffers that they hold, each counted once.
     pub bytes: u64,
+}
+
+/// A chunk that a read would look for, before anything is decided about it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sought {
+    pub(crate) key: ChunkKey,
+    /// What holds for its file.
+    pub(crate) terms: Terms,
+    /// Bytes that it takes decoded, about.
+    pub(crate) decoded_bytes: u64,
+    /// Bytes that it has in its file.
+    pub(crate) stored_bytes: u64,
 }
 
 /// Room for a chunk that is on its way.

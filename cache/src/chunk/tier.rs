@@ -21,10 +21,10 @@ use parking_lot::Mutex;
 
 use super::live::LiveSegments;
 use super::segment::{Layout, Segment};
-use super::{Chunk, ChunkKey, Place};
+use super::{Chunk, ChunkKey, Place, Sought};
 use crate::budget::{Budget, Purpose, Reservation, Yielding};
 use crate::counters::{self, Tier};
-use crate::key::{FileId, FileKey};
+use crate::key::{FileId, FileKey, sum_of};
 use crate::policy::{Offer, ScopedPolicy};
 use crate::retention::{Keep, Retentions, Terms};
 use crate::unkept::Unkept;
@@ -161,6 +161,53 @@ impl ChunkTier {
         Ok(place)
     }
 
+    /// Stored bytes of those chunks that are held, are on their way, or would be kept if they were read now. No touch of any.
+    pub(crate) fn warm_bytes(&self, sought: &[Sought]) -> u64 {
+        let all_bytes = sum_of(sought.iter().map(|sought| &sought.decoded_bytes));
+        let state = self.0.state.lock();
+        let (mut room, mut taken_bytes) = (None, 0_u64);
+        let warm = sought.iter().filter(|sought| {
+            // A key that the policy knows without a chunk is on its way.
+            if state.policy.contains(&sought.key) {
+                return true;
+            }
+            if !state.would_keep(sought) {
+                return false;
+            }
+            // What is pinned does not compete.
+            if sought.terms.pinned_decoded {
+                return true;
+            }
+            // The chunks of one answer were mostly read together, so what there is for one there is for all of them.
+            let find = || state.policy.room_for(&sought.key, all_bytes, sought.terms.quota);
+            let with_it = taken_bytes.saturating_add(sought.decoded_bytes);
+            let fits = with_it <= *room.get_or_insert_with(find);
+            if fits {
+                taken_bytes = with_it;
+            }
+            fits
+        });
+        sum_of(warm.map(|sought| &sought.stored_bytes))
+    }
+
+    /// Counts a read of chunks by a reader that decodes for itself: of each that is neither held nor on its way it is the touch
+    /// that a read here is, so that the next one finds it wanted.
+    pub(crate) fn pass(&self, sought: &[Sought]) {
+        let mut state = self.0.state.lock();
+        for Sought {
+            key,
+            terms,
+            decoded_bytes,
+            ..
+        } in sought
+        {
+            let is_passed = terms.keep != Keep::Never && !state.policy.contains(key);
+            if is_passed && state.is_wanted(key, terms) && *decoded_bytes <= state.largest_bytes() {
+                state.policy.pass(*key, *decoded_bytes, terms.quota);
+            }
+        }
+    }
+
     /// Whether a chunk of a file may be kept at all, by the rules and by what it is expected to take.
     ///
     /// # Errors
@@ -250,7 +297,7 @@ impl ChunkTier {
 
     /// Bytes of the largest chunk that is kept.
     pub(crate) fn largest_bytes(&self) -> u64 {
-        self.capacity_bytes() / LARGEST_SHARE
+        self.0.state.lock().largest_bytes()
     }
 
     /// Drops what is held of this file, and says how many bytes that was.
@@ -371,7 +418,24 @@ impl ChunkTier {
 impl State {
     /// Whether a key is worth a place: once it was touched before, by a rule, or as it is pinned. Each call is a touch.
     fn is_wanted(&mut self, key: &ChunkKey, terms: &Terms) -> bool {
-        self.touched.touch(key) || terms.keep == Keep::AtOnce || terms.pinned_decoded
+        self.touched.touch(key) || terms.is_kept_at_once()
+    }
+
+    /// Whether a chunk that is neither held nor on its way would get a place now, where there is room. No touch.
+    fn would_keep(&self, sought: &Sought) -> bool {
+        let Sought {
+            key,
+            terms,
+            decoded_bytes,
+            ..
+        } = sought;
+        let is_wanted = terms.is_kept_at_once() || self.touched.has(key.hash());
+        terms.keep != Keep::Never && is_wanted && *decoded_bytes <= self.largest_bytes()
+    }
+
+    /// Bytes of the largest chunk that is kept.
+    fn largest_bytes(&self) -> u64 {
+        self.policy.capacity_bytes() / LARGEST_SHARE
     }
 
     /// Bytes for which nothing has to go.
@@ -381,7 +445,7 @@ impl State {
 
     /// Why a key is not admitted, where it is not; and what goes for it.
     fn admit(&mut self, key: ChunkKey, bytes: u64, offer: Offer) -> (Option<Unkept>, Vec<Chunk>) {
-        let largest_bytes = self.policy.capacity_bytes() / LARGEST_SHARE;
+        let largest_bytes = self.largest_bytes();
         if bytes > largest_bytes {
             return (Some(Unkept::TooLarge { bytes, largest_bytes }), Vec::new());
         }
@@ -463,11 +527,16 @@ impl Touched {
     /// Whether the key was touched before.
     fn touch(&mut self, key: &ChunkKey) -> bool {
         let hash = key.hash();
-        let seen = self.younger.contains(&hash) || self.older.contains(&hash);
+        let seen = self.has(hash);
         if self.younger.insert(hash) && self.younger.len() >= TOUCHED_KEYS {
             self.older = std::mem::take(&mut self.younger);
         }
         seen
+    }
+
+    /// Whether the key of this hash was touched.
+    fn has(&self, hash: u64) -> bool {
+        self.younger.contains(&hash) || self.older.contains(&hash)
     }
 }
 
@@ -477,6 +546,7 @@ mod tests {
 
     use super::*;
     use crate::key::{Generation, RowGroup};
+    use crate::retention::Quota;
 
     fn file() -> FileKey {
         let generation = Generation::parse("etag:x").unwrap();
@@ -591,5 +661,85 @@ mod tests {
         let held: Vec<_> = [0, 1].map(|column| chunks.get(&key(column))).into_iter().collect();
         assert!(budget.take(6_500, Purpose::Scans).is_some());
         drop(held);
+    }
+
+    fn sought(column: u32, decoded_bytes: u64, terms: Terms) -> Sought {
+        Sought {
+            key: key(column),
+            terms,
+            decoded_bytes,
+            stored_bytes: 1,
+        }
+    }
+
+    #[test]
+    fn chunks_are_warm_that_are_held_on_their_way_or_would_be_kept() {
+        let chunks = ChunkTier::new(1 << 19, Budget::new(1 << 20), Retentions::default());
+        let three = [0, 1, 2].map(|column| sought(column, 800, Terms::default()));
+        for _ in 0..2 {
+            assert_eq!(chunks.warm_bytes(&three), 0);
+        }
+        chunks.pass(&three[..2]);
+        assert_eq!(chunks.warm_bytes(&three), 2);
+        assert!(offer(&chunks, key(0), 100), "it is the second touch");
+        let on_its_way = chunks.place(&key(1), &file(), 800).unwrap();
+        assert_eq!(chunks.warm_bytes(&three), 2);
+        // Neither is touched by it, and the third for the first time.
+        chunks.pass(&three);
+        assert_eq!(chunks.warm_bytes(&three), 3);
+        drop(on_its_way);
+        assert_eq!(chunks.warm_bytes(&three), 3);
+    }
+
+    #[test]
+    fn rules_decide_what_would_be_kept() {
+        let chunks = ChunkTier::new(8_000, Budget::new(1 << 20), Retentions::default());
+        let kept = |keep| Terms {
+            keep,
+            ..Terms::default()
+        };
+        let pinned = Terms {
+            pinned_decoded: true,
+            ..Terms::default()
+        };
+        let never = sought(0, 800, kept(Keep::Never));
+        let too_large = sought(1, 2_001, Terms::default());
+        for _ in 0..3 {
+            assert_eq!(chunks.warm_bytes(&[never, too_large]), 0);
+            chunks.pass(&[never, too_large]);
+        }
+        assert_eq!(chunks.warm_bytes(&[sought(2, 800, kept(Keep::AtOnce))]), 1);
+        assert_eq!(chunks.warm_bytes(&[sought(3, 800, pinned)]), 1);
+    }
+
+    #[test]
+    fn no_more_would_be_kept_than_there_is_room_for() {
+        let quota = |bytes| Terms {
+            quota: Some(Quota { scope: 1, bytes }),
+            ..Terms::default()
+        };
+        for (terms, room) in [(Terms::default(), 10), (quota(1_700), 2), (quota(100), 0)] {
+            let chunks = ChunkTier::new(8_000, Budget::new(1 << 20), Retentions::default());
+            let many: Vec<Sought> = (0..20).map(|column| sought(column, 800, terms)).collect();
+            chunks.pass(&many);
+            assert_eq!(chunks.warm_bytes(&many), room, "{terms:?}");
+        }
+    }
+
+    /// Else it would be decoded here for each reader anew, and kept for none.
+    #[test]
+    fn what_the_policy_would_refuse_is_not_warm_until_it_is_worth_more_than_what_is_held() {
+        let chunks = ChunkTier::new(8_000, Budget::new(1 << 20), Retentions::default());
+        for column in 0..10 {
+            offer(&chunks, key(column), 100);
+            assert!(offer(&chunks, key(column), 100));
+        }
+        let newcomer = [sought(20, 800, Terms::default())];
+        let refused = (0..40).take_while(|_| {
+            chunks.pass(&newcomer);
+            chunks.warm_bytes(&newcomer) == 0
+        });
+        assert!((2..40).contains(&refused.count()));
+        assert!(offer(&chunks, key(20), 100), "it is kept as foretold");
     }
 }

@@ -138,7 +138,7 @@ async fn ask_peers(file: &OpenFile, pages: &PageTier, limits: &ReadLimits) -> Op
 }
 
 /// Where the footer begins in the file, by the file's last bytes.
-fn start_of(end: &Bytes, at: FileAt<'_>, most_bytes: u64) -> Result<u64, ReadError> {
+pub(super) fn start_of(end: &Bytes, at: FileAt<'_>, most_bytes: u64) -> Result<u64, ReadError> {
     let length = footer_length(end, at)?;
     let before_tail = at.size.saturating_sub(TAIL_BYTES);
     let Some(from) = before_tail.checked_sub(length).filter(|from| *from >= 4) else {

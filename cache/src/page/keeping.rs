@@ -45,14 +45,20 @@ impl Keeping {
         }
     }
 
-    /// What is under way of this file is not to be kept.
-    pub(super) fn remove(&self, file: FileId) {
+    /// What is under way of this file is not to be kept; whether anything is.
+    pub(super) fn remove(&self, file: FileId) -> bool {
         let mut state = self.0.lock();
         if !state.under_way.is_empty() {
             state.clock += 1;
             let now = state.clock;
             state.removed.insert(file, now);
         }
+        state.under_way.contains_key(&file)
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().under_way.is_empty()
     }
 
     /// The files that anything is under way of.

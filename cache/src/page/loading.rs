@@ -1,8 +1,11 @@
 //! One load: from peers or storage, then into the store of pages.
 //!
-//! What a reader began is told to its waiters before it is kept, and not kept where too much waits to be written already. What
-//! an errand began is kept first, where it demands that, and waits for room, so that whoever waits for it knows that it is
-//! held. It waits for its errand's pace without holding room among the loads in flight, which is the readers' too.
+//! What a reader began is told to its waiters before it is kept, and not kept where too much waits to be written
+//! already; while it waits, readers find it. Small pieces wait a moment before they are kept: they come in crowds, when
+//! a plan reads the footers of a great many files, and to make files for them takes as long as all else about them.
+//! What an errand began is kept first, where it demands that, and waits for room, so that whoever waits for it knows
+//! that it is held. It waits for its errand's pace without holding room among the loads in flight, which is the
+//! readers' too.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::errand::Errand;
@@ -94,6 +98,15 @@ impl Wanted {
 /// How often what was demanded asks for memory that others use, and how long it waits at first; twice as long each time.
 const MEMORY_TRIES: u32 = 6;
 const MEMORY_PAUSE: Duration = Duration::from_millis(10);
+
+/// What is a small piece, in bytes: a small file, or the end of a larger one.
+const SMALL_BYTES: usize = 128 << 10;
+/// How long a small piece waits before it is kept on a disk, unless more than one part in so many of the room for what is not
+/// written is taken: then there is more to come than can wait.
+const SMALL_PATIENCE: Duration = Duration::from_millis(500);
+const SMALL_PARTS: u32 = 4;
+/// Once more than one part in so many of it is taken, what waits is as urgent as anything.
+const URGENT_PARTS: u32 = 2;
 
 impl Inner {
     /// Pages that follow one another, as a load.
@@ -246,7 +259,9 @@ impl Inner {
     /// Offers what landed to the store of pages. Gives the load back, which is under way as long as others can find it.
     async fn keep(self: Arc<Self>, file: FileKey, landed: Landed, underway: Load) -> Option<Load> {
         let run = landed.ok()?;
-        if self.retentions.of(&file.uri).keep == Keep::Never {
+        let terms = self.retentions.of(&file.uri);
+        let is_in_quota = terms.quota.is_none_or(|quota| to_u64(run.bytes.len()) <= quota.bytes);
+        if terms.keep == Keep::Never || !is_in_quota {
             return Some(underway);
         }
         let share = self.unwritten.share(to_u64(run.bytes.len()));
@@ -254,6 +269,11 @@ impl Inner {
             counters::unkept(to_u64(run.bytes.len()));
             return Some(underway);
         };
+        let is_small = run.bytes.len() <= SMALL_BYTES && file.generation.is_strong();
+        if is_small && self.store.blocks() && !self.unwritten.is_taken_by(SMALL_PARTS) {
+            // The process is about to end, or has time.
+            let _ = timeout(SMALL_PATIENCE, self.ending.cancelled()).await;
+        }
         let (store, pages) = (Arc::clone(&self.store), self.pages_brought(&run));
         self.when_due(move || {
             // What is not kept is asked for again.
@@ -310,7 +330,7 @@ impl Inner {
     /// Does a piece of work of the store: behind all else, but once many wait it is as urgent as anything. None where it
     /// panicked.
     async fn when_due<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        if self.store.blocks() && !self.unwritten.is_half_taken() {
+        if self.store.blocks() && !self.unwritten.is_taken_by(URGENT_PARTS) {
             self.keeper.run(work).await.ok()
         } else {
             self.unblocked(work).await

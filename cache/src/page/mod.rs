@@ -11,6 +11,7 @@
 mod disk;
 mod ensure;
 mod errand;
+mod held;
 mod keeping;
 mod loading;
 mod memory;

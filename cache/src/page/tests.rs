@@ -1,6 +1,7 @@
 //! What the page tier promises: the object's bytes, of one version, with as few requests as there can be.
 
 mod errands;
+mod moment;
 mod peers;
 mod stuck;
 

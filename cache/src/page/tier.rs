@@ -10,16 +10,17 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future;
 use rayon::ThreadPoolBuildError;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::errand::Errand;
 use super::keeping::Keeping;
-use super::loading::{Haste, Landed, Wanted, landed, stopped};
+use super::loading::{Haste, Landed, Run, Wanted, landed, stopped};
 use super::reading::Reading;
 use super::runs::{bytes_of, coalesce, span_of};
 use super::{PageStore, Peers};
@@ -95,6 +96,8 @@ pub(super) struct Inner {
     pub(super) keeping: Keeping,
     /// Keeps pages while few wait, when the processor has nothing better to do: a reader's time comes first.
     pub(super) keeper: CpuPool,
+    /// Cancelled when the process is about to end: then what waits to be kept waits no longer.
+    pub(super) ending: CancellationToken,
     pub(super) retentions: Retentions,
     pub(super) fetched_bytes: AtomicU64,
 }
@@ -119,16 +122,18 @@ impl Room {
             .min(self.all_kib)
     }
 
-    pub(super) fn is_half_taken(&self) -> bool {
-        self.free.available_permits() < to_usize(u64::from(self.all_kib / 2))
+    /// Whether more than one part in so many is taken.
+    pub(super) fn is_taken_by(&self, parts: u32) -> bool {
+        let share = self.all_kib / parts.max(1);
+        self.free.available_permits() < to_usize(u64::from(self.all_kib - share))
     }
 }
 
 /// Loads of errands may take one part in this many of those in flight, so that readers always find room.
 const ERRANDS_SHARE: u64 = 2;
 
-/// Pages that are held so close to each other are told of as one range.
-const CLOSE_PAGES: u64 = 16;
+/// How often it is looked whether all is kept, at the end.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How often a read asks the store of pages again for what was held when it looked and gone when it took; after that, it
 /// loads without asking.
@@ -156,6 +161,7 @@ impl PageTier {
             ),
             keeping: Keeping::default(),
             keeper: CpuPool::behind("keep-pages")?,
+            ending: CancellationToken::new(),
             retentions,
             fetched_bytes: AtomicU64::new(0),
         })))
@@ -213,6 +219,10 @@ impl PageTier {
                 break;
             }
             let plan = self.0.plan((file, haste), reading.id, &missing, looks < LOOKS)?;
+            for run in plan.arrived {
+                reading.add_loaded(run.offset, &run.bytes, self.0.store.source());
+            }
+            counters::read_bytes(self.0.store.source(), plan.lookups.hits.bytes);
             let (held, runs) = future::join(
                 self.0.take_held(reading.id, plan.held),
                 future::try_join_all(plan.flights.into_iter().map(|flight| landed(flight, file))),
@@ -221,7 +231,9 @@ impl PageTier {
             let hits = reading.add_held(held, self.0.store.source());
             counters::read_bytes(self.0.store.source(), hits.bytes);
             if file.errand.is_none() {
-                Lookups { hits, ..plan.lookups }.count(Tier::Page, file.ufs.mount_id());
+                let mut lookups = plan.lookups;
+                lookups.hits += hits;
+                lookups.count(Tier::Page, file.ufs.mount_id());
             }
             let runs = runs?;
             // A load that was stopped has nothing to do with how reliable the store of pages is.
@@ -235,91 +247,22 @@ impl PageTier {
         Ok((read, reading.source))
     }
 
-    /// Whether every page of a range of a file version is held.
-    #[must_use]
-    pub fn holds(&self, file: &OpenFile, range: &Range<u64>) -> bool {
-        let pages = span_of(range, self.0.config.page_size_bytes);
-        self.0.store.held_pages(file.key.id(), pages.clone()) == pages.end.0 - pages.start.0
-    }
-
     /// Drops every page of a file version, and says how many bytes that was; what is being loaded now is not kept.
     pub async fn remove_file(&self, file: FileId) -> u64 {
-        self.0.keeping.remove(file);
+        if self.0.keeping.remove(file) {
+            // Whoever asks for it from now on asks anew.
+            self.0.flights.forget(|(of, _)| *of == file);
+        }
         let store = Arc::clone(&self.0.store);
         self.0.unblocked(move || store.remove_file(file)).await.unwrap_or(0)
     }
 
-    /// How many bytes of pages of a file version are held now.
-    #[must_use]
-    pub fn held_bytes(&self, file: FileId) -> u64 {
-        self.0.store.held_bytes(file)
-    }
-
-    /// How many bytes of a range of a file version are held as pages now.
-    #[must_use]
-    pub fn held_in(&self, file: &FileKey, range: &Range<u64>) -> u64 {
-        let (id, store, size) = (file.id(), &self.0.store, self.0.config.page_size_bytes);
-        let pages = span_of(range, size);
-        if pages.is_empty() {
-            return 0;
+    /// Keeps what waits to be kept, since the process is about to end: from now on it waits no longer than others do.
+    pub async fn settle(&self) {
+        self.0.ending.cancel();
+        while !self.0.keeping.is_empty() {
+            tokio::time::sleep(SETTLE_INTERVAL).await;
         }
-        // Whole pages, without what of the first and the last is not of the range.
-        let held = store.held_pages(id, pages.clone()).saturating_mul(size);
-        let (first, last) = (pages.start, PageIndex(pages.end.0 - 1));
-        let before = range.start - first.0 * size;
-        let behind = (last.0 + 1) * size - range.end;
-        let of_page = |page: PageIndex, bytes: u64| if store.contains(id, page) { bytes } else { 0 };
-        held.saturating_sub(of_page(first, before))
-            .saturating_sub(of_page(last, behind))
-    }
-
-    /// Where in a file version pages are held: nothing outside of these ranges is, and their first and last pages are. What
-    /// lies close to each other is one range.
-    #[must_use]
-    pub fn held_ranges(&self, file: &FileKey) -> Vec<Range<u64>> {
-        let (id, store, size) = (file.id(), &self.0.store, self.0.config.page_size_bytes);
-        let mut found: Vec<Range<u64>> = Vec::new();
-        // What is still to be looked at, the last first.
-        let mut open = vec![0..file.size.div_ceil(size)];
-        while let Some(pages) = open.pop() {
-            let all = pages.end - pages.start;
-            let held = store.held_pages(id, PageIndex(pages.start)..PageIndex(pages.end));
-            if held == 0 {
-                continue;
-            }
-            if held < all && all > CLOSE_PAGES {
-                let middle = pages.start + all / 2;
-                open.extend([middle..pages.end, pages.start..middle]);
-                continue;
-            }
-            let is_held = |page: &u64| held == all || store.contains(id, PageIndex(*page));
-            let (Some(first), Some(last)) = (pages.clone().find(is_held), pages.rev().find(is_held)) else {
-                continue;
-            };
-            match found.last_mut().filter(|before| first - before.end <= CLOSE_PAGES) {
-                Some(before) => before.end = last + 1,
-                None => found.push(first..last + 1),
-            }
-        }
-        let of_file = |pages: Range<u64>| bytes_of(&(PageIndex(pages.start)..PageIndex(pages.end)), size, file.size);
-        found.into_iter().map(of_file).collect()
-    }
-
-    /// A range of a file version, where all of it is held; nothing is fetched. For peers that ask.
-    pub async fn read_held(&self, file: &FileKey, range: Range<u64>) -> Option<Bytes> {
-        if range.is_empty() || range.end > file.size {
-            return None;
-        }
-        let ranges = [range];
-        let mut reading = Reading::new(file, self.0.config.page_size_bytes, &ranges);
-        let missing = reading.missing();
-        if !missing.iter().all(|page| self.0.store.contains(reading.id, *page)) {
-            return None;
-        }
-        let held = self.0.take_held(reading.id, missing).await;
-        let hits = reading.add_held(held, self.0.store.source());
-        counters::read_bytes(self.0.store.source(), hits.bytes);
-        reading.assemble(&ranges[0])
     }
 
     /// Counts bytes that a peer gave of a file past this tier, as if they had been missed in it.
@@ -408,6 +351,8 @@ impl PageTier {
 struct Plan {
     /// Pages that the store holds.
     held: Vec<PageIndex>,
+    /// What came, and waits to be kept.
+    arrived: Vec<Arc<Run>>,
     flights: Vec<Flight<Landed>>,
     lookups: Lookups,
 }
@@ -438,6 +383,10 @@ impl Inner {
             for &page in missing {
                 let bytes = self.page_bytes(file, page);
                 match boarding.bound_for(&(id, page)) {
+                    Some(flight) if let Some(run) = arrived(&flight) => {
+                        plan.lookups.hits.add(bytes);
+                        plan.arrived.push(run);
+                    }
                     Some(flight) => {
                         haste.hurry(&flight);
                         plan.lookups.coalesced.add(bytes);
@@ -451,6 +400,7 @@ impl Inner {
                     }
                 }
             }
+            plan.arrived.dedup_by(|a, b| Arc::ptr_eq(a, b));
             plan.flights.dedup_by(|a, b| a.is(b));
             let is_absent = |page: &PageIndex| !is_held(page) && boarding.bound_for(&(id, *page)).is_none();
             for run in coalesce(&absent, is_absent, &self.config_for(file)) {
@@ -486,6 +436,7 @@ impl Inner {
         });
         Ok(Plan {
             held: Vec::new(),
+            arrived: Vec::new(),
             flights: vec![flight],
             lookups: Lookups {
                 hits: Tally::default(),
@@ -519,7 +470,7 @@ impl Inner {
     }
 
     /// The pages, as far as they are still held.
-    async fn take_held(&self, id: FileId, pages: Vec<PageIndex>) -> Vec<(PageIndex, Bytes)> {
+    pub(super) async fn take_held(&self, id: FileId, pages: Vec<PageIndex>) -> Vec<(PageIndex, Bytes)> {
         if pages.is_empty() {
             return Vec::new();
         }
@@ -535,6 +486,11 @@ impl Inner {
             Some(work())
         }
     }
+}
+
+/// What a load brought, once it has landed.
+pub(super) fn arrived(flight: &Flight<Landed>) -> Option<Arc<Run>> {
+    flight.now()?.ok()
 }
 
 pub(super) fn check_ranges(file: &OpenFile, ranges: &[Range<u64>]) -> Result<(), UfsError> {

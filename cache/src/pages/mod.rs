@@ -31,7 +31,7 @@ use crate::budget::{Budget, BudgetError, Purpose, Reservation};
 use crate::thrift::Refused;
 
 /// Pages up to this size are within what scans have beside their reservations: honest writers stay near 1 MiB.
-const LARGE_PAGE_BYTES: u64 = 4 << 20;
+pub(crate) const LARGE_PAGE_BYTES: u64 = 4 << 20;
 
 /// The largest page that is unpacked, the budget that large ones take their memory from, and what was refused.
 ///
@@ -74,7 +74,10 @@ impl PageLimit {
         let taken = self.budget.take(bytes, Purpose::Scans);
         taken.map(Some).ok_or_else(|| {
             self.short.fetch_max(bytes, Ordering::Relaxed);
-            ParquetError::General(format!("there is no memory for a page of {bytes} bytes"))
+            ParquetError::General(format!(
+                "there is no memory for a page of {bytes} bytes: {} are the most for all large ones at once",
+                self.budget.capacity_bytes()
+            ))
         })
     }
 

@@ -195,6 +195,46 @@ impl<K: Copy + Eq + Hash> Policy<K> {
         verdict
     }
 
+    /// A miss that is not loaded, so that nothing can come in for it. The call counts as an access, as one that is refused does;
+    /// of something resident, and of what can never be, it is nothing.
+    pub(crate) fn pass(&mut self, key: K, bytes: u64) {
+        if self.contains(&key) || bytes > self.capacity_bytes || bytes == 0 {
+            return;
+        }
+        self.advance(bytes);
+        let slot = self.meet(key);
+        self.shelf.unlink(slot);
+        self.shelve(slot);
+        self.trim_ghosts();
+    }
+
+    /// Bytes that could come in now for a miss of this key and others like it, as far as `most` of them matter: what is free, and
+    /// what residents have that are worth less. No access, and no promise.
+    pub(crate) fn room_for(&self, key: &K, most: u64) -> u64 {
+        let mut room = self.capacity_bytes.saturating_sub(self.bytes);
+        if room >= most {
+            return room;
+        }
+        let known = self.slots.get(key).map(|&slot| self.shelf.get(slot).clone());
+        let mut candidate = known.unwrap_or_else(|| Entry::ghost(*key, self.clock));
+        if !self.in_burst(&candidate) {
+            candidate.record(self.clock);
+        }
+        let view = self.view();
+        for list in 1..=RATES * SIZES {
+            let mut next = self.shelf.oldest(list);
+            while let Some(slot) = next.filter(|_| room < most) {
+                let entry = self.shelf.get(slot);
+                if !view.beats(&candidate, true, entry) {
+                    break;
+                }
+                room = room.saturating_add(entry.bytes);
+                next = self.shelf.newer(slot);
+            }
+        }
+        room
+    }
+
     /// Its owner has freed the key; it is forgotten. Returns the bytes it had, 0 when it was not resident.
     pub fn remove(&mut self, key: &K) -> u64 {
         let Some(slot) = self.slots.remove(key) else { return 0 };

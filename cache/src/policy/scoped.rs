@@ -139,6 +139,29 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
         Decision { refused, evicted }
     }
 
+    /// As [`Policy::pass`], within a quota where one is given: what its scope would refuse is none of the others' business.
+    pub(crate) fn pass(&mut self, key: K, bytes: u64, quota: Option<Quota>) {
+        if let Some(quota) = quota {
+            let scope = self.scopes.entry(quota.scope);
+            let scope = scope.or_insert_with(|| Policy::new(quota.bytes));
+            let is_let_in = scope.room_for(&key, bytes) >= bytes;
+            scope.pass(key, bytes);
+            if !is_let_in {
+                return;
+            }
+        }
+        self.all.pass(key, bytes);
+    }
+
+    /// As [`Policy::room_for`], within a quota where one is given.
+    pub(crate) fn room_for(&self, key: &K, most: u64, quota: Option<Quota>) -> u64 {
+        let within = quota.map_or(u64::MAX, |quota| match self.scopes.get(&quota.scope) {
+            Some(scope) => scope.room_for(key, most),
+            None => quota.bytes,
+        });
+        within.min(self.all.room_for(key, most))
+    }
+
     /// Protects a resident anew, as if it was demanded now.
     pub(crate) fn protect(&mut self, key: K, by: Option<u64>) {
         if self.all.contains(&key) {

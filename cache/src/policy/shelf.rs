@@ -136,6 +136,11 @@ impl<K> Shelf<K> {
         Some(self.ends[usize::from(list)].oldest).filter(|&slot| slot != NONE)
     }
 
+    /// The entry that is next newer than this one on its list.
+    pub(super) fn newer(&self, slot: usize) -> Option<usize> {
+        Some(self.entries[slot].newer).filter(|&newer| newer != NONE)
+    }
+
     /// Puts an entry at the new end of a list.
     pub(super) fn push_newest(&mut self, list: List, slot: usize) {
         let older = self.ends[usize::from(list)].newest;

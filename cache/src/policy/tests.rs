@@ -254,6 +254,37 @@ fn what_cannot_fit_is_refused() {
     assert_eq!(Policy::new(0).admit(1, 1), Verdict::Refused);
 }
 
+/// A miss that is not loaded is remembered like one that is refused, and what would be let in then is.
+#[test]
+fn what_passes_is_remembered_like_what_is_refused() {
+    let full = || {
+        let mut policy = Policy::new(10 << 10);
+        (0..10).for_each(|key| _ = policy.admit(key, 1 << 10));
+        policy
+    };
+    let (mut offered, mut passed, mut asked) = (full(), full(), full());
+    assert_eq!(passed.room_for(&99, 1 << 10), 0, "a stranger");
+    assert_eq!(offered.admit(99, 1 << 10), Verdict::Refused);
+    passed.pass(99, 1 << 10);
+    assert_eq!((passed.len(), passed.bytes()), (10, 10 << 10));
+    let verdict = offered.admit(99, 1 << 10);
+    assert!(
+        matches!(verdict, Verdict::Admitted { .. }),
+        "it came back sooner than the others"
+    );
+    assert_eq!(passed.admit(99, 1 << 10), verdict);
+    (0..2).for_each(|_| asked.pass(99, 1 << 10));
+    assert!(asked.room_for(&99, 1 << 10) >= 1 << 10);
+    // And no more than those have that are worth less: the latest of them is not.
+    assert_eq!(asked.room_for(&99, u64::MAX), 9 << 10);
+    assert_eq!(asked.len(), 10, "to ask lets nothing in");
+    // Of what is resident, and of what can never be, it is nothing.
+    let before = format!("{passed:?}");
+    passed.pass(99, 1 << 10);
+    passed.pass(7, 11 << 10);
+    assert_eq!(format!("{passed:?}"), before);
+}
+
 #[derive(Debug, Clone)]
 enum Call {
     Access(u16, u64),

@@ -31,6 +31,7 @@ use crate::decode::SelectedColumn;
 use crate::dialect::{original_schema, regrouped};
 use crate::footer::{Footer, chunk_range};
 use crate::key::{RowGroup, to_u64, to_usize};
+use crate::pages::LARGE_PAGE_BYTES;
 
 /// What a Parquet file begins with; the footer's writer ends it with the same.
 const MAGIC: &[u8; 4] = b"PAR1";
@@ -100,6 +101,21 @@ impl Excerpt {
         let lengths = chunks.iter().map(|(_, range)| range.end - range.start);
         let ends = to_u64(MAGIC.len()) + to_u64(self.end(row_group, &chunks)?.len());
         Ok(lengths.fold(ends, u64::saturating_add))
+    }
+
+    /// What large pages of a row group can take unpacked, all together.
+    pub(crate) fn large_pages_bytes(&self, row_group: RowGroup) -> Result<u64> {
+        let group = self.group(row_group)?;
+        let sizes = self
+            .leaves
+            .iter()
+            .map(|leaf| Ok(column(group, *leaf)?.uncompressed_size()));
+        let sizes = sizes.collect::<Result<Vec<_>>>()?;
+        let sizes = sizes.into_iter().filter_map(|size| u64::try_from(size).ok());
+        // Of what unpacks to less no page is large.
+        Ok(sizes
+            .filter(|size| *size > LARGE_PAGE_BYTES)
+            .fold(0, u64::saturating_add))
     }
 
     /// The small file of a row group, out of its column chunks in the order of [`Excerpt::chunks`].

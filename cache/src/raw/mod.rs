@@ -1,8 +1,10 @@
 //! Row groups as they are stored, for readers that decode for themselves: each a small Parquet file of its own.
 //!
 //! ```text
-//!   Cache::raw    splits -> footers -> an excerpt a file, or the reason why stored bytes cannot say the answer
-//!   RawScan::read page tier -> column chunks -> one small file, its bytes charged until they are dropped
+//!   Cache::raw    splits -> footers -> row groups and their sizes, or the reason why stored bytes cannot say the answer
+//!   RawScan::read footer -> excerpt -> page tier -> column chunks -> one small file, charged until it is dropped
+//!   RawFiles      the same for one row group after the other, one ahead of the reader, as long as the reader goes on
+//!   RawRows       a small file -> its rows as a scan gives them, wherever it was sent
 //! ```
 //! Decoded Arrow is four to six times the bytes of Parquet, so that over a slow link whoever has cores to spare is served
 //! better by the stored bytes. They go through the page tier as for any scan: kept, counted, pinned to a generation.
@@ -11,30 +13,37 @@
 //! dataset's. A column that a file lacks, or has in a narrower type, is for the reader to fill or to cast.
 //!
 //! Memory: twice the size of the small file is reserved before a row group is read, and its size until the reader drops it.
-//! What one scan holds at once is bounded as for any scan. A row group that the budget does not have that much for is not
-//! given in this form.
+//! What one scan holds at once is bounded as for any scan, and it counts as one among those that are open. A row group that
+//! the budget does not have that much for is not given in this form. Footers are in no budget but their cache's, so what was
+//! planned keeps none: a file's is taken from there again when its row groups are read.
 
 mod excerpt;
+mod files;
+mod rows;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use parquet::errors::ParquetError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::excerpt::Excerpt;
+pub use self::files::RawFiles;
+pub use self::rows::RawRows;
 use crate::budget::{Purpose, Reservation};
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
 use crate::footer::Footer;
 use crate::key::{RowGroup, Source, to_u64, to_usize};
-use crate::scan::{Engine, ScanRequest, Split, permits};
+use crate::pool::Panicked;
+use crate::scan::{Engine, OpenScan, Pause, ScanRequest, Split, permits};
 
 /// A request in terms of stored bytes.
 #[derive(Debug)]
@@ -49,8 +58,10 @@ pub enum Raw {
 pub struct RawScan {
     engine: Arc<Engine>,
     groups: Vec<RawGroup>,
-    /// What the small files of this scan may take at once, all together.
+    /// Bytes that the small files of this scan may take at once, all together; `room` has them as permits.
+    ahead_bytes: u64,
     room: Arc<Semaphore>,
+    _open: OpenScan,
 }
 
 /// One row group of an answer, not read yet.
@@ -63,6 +74,8 @@ pub struct RawGroup {
     pub rows: u64,
     /// Bytes of the small file that it becomes.
     pub bytes: u64,
+    /// What its large pages can take unpacked, all together.
+    large_pages_bytes: u64,
 }
 
 /// A row group that was read.
@@ -78,8 +91,14 @@ pub struct RawFile {
 #[derive(Debug)]
 struct Part {
     split: Split,
-    excerpt: Excerpt,
+    /// The columns of the answer.
+    output: SchemaRef,
+    /// How they are cut out of the file, which takes its footer: there while somebody reads one of them.
+    excerpt: Mutex<Weak<Excerpt>>,
 }
+
+/// A row group's part of its scan's room.
+type Share = OwnedSemaphorePermit;
 
 /// Files whose footers are read at once.
 const FOOTERS_AHEAD: usize = 16;
@@ -115,36 +134,51 @@ impl RawScan {
         &self.groups
     }
 
-    /// Reads one row group. It waits while what was read before and is still held fills the scan's room, so read one at a
-    /// time and in order.
+    /// The small files in their order, as a stream, and a way to let go of what that reads ahead. Must be polled on a tokio
+    /// runtime.
+    #[must_use]
+    pub fn files(self) -> (RawFiles, Pause) {
+        RawFiles::new(self)
+    }
+
+    /// Reads one row group by itself. It waits while what was read before and is still held fills the scan's room, so read one
+    /// at a time and in order.
     ///
     /// # Errors
     /// Where storage fails, the file has changed, or the memory budget does not become free in time.
     pub async fn read(&self, group: &RawGroup) -> Result<RawFile, ReadError> {
-        let part = Arc::clone(&group.part);
+        self.cut_out(group, None).await.map(|(file, _)| file)
+    }
+
+    /// A row group's share of the scan's room, if there is room for it now.
+    fn try_share(&self, group: &RawGroup) -> Option<Share> {
+        let share = permits(group.bytes.min(self.ahead_bytes));
+        Arc::clone(&self.room).try_acquire_many_owned(share).ok()
+    }
+
+    /// The same, with its share where it has that, and how it was cut out: whoever keeps that spares the next one of the same file
+    /// the work.
+    async fn cut_out(&self, group: &RawGroup, share: Option<Share>) -> Result<(RawFile, Arc<Excerpt>), ReadError> {
+        let part = &group.part;
         let failed = |error: ParquetError| part.corrupt(Some(group.row_group), &error);
-        let share = permits(group.bytes.min(self.engine.read_ahead_bytes));
-        let share = Arc::clone(&self.room).acquire_many_owned(share).await;
-        let share = share.map_err(|_| ReadError::internal("a scan's room was closed"))?;
-        let wanted_bytes = group.bytes.saturating_mul(COPIES);
-        let memory = self.engine.budget.reserve(wanted_bytes, Purpose::Scans).await;
-        let mut memory = memory.map_err(|source| ReadError::Budget {
-            path: group.path().to_owned(),
-            row_group: Some(group.row_group.0),
-            source,
-        })?;
-        let chunks = part.excerpt.chunks(group.row_group).map_err(failed)?;
+        let share = match share {
+            Some(share) => share,
+            None => {
+                let share = permits(group.bytes.min(self.ahead_bytes));
+                let share = Arc::clone(&self.room).acquire_many_owned(share).await;
+                share.map_err(|_| ReadError::internal("a scan's room was closed"))?
+            }
+        };
+        let excerpt = self.excerpt(part).await?;
+        let mut memory = self.memory(group).await?;
+        let chunks = excerpt.chunks(group.row_group).map_err(failed)?;
         let spans: Vec<_> = chunks.into_iter().map(|(_, range)| range).collect();
         let needed_bytes = spans.iter().map(|span| span.end - span.start).sum();
         let (bytes, source) = self.engine.pages.read(&part.split.file, &spans).await?;
         self.engine.needed_bytes.fetch_add(needed_bytes, Ordering::Relaxed);
-        let (row_group, whole) = (group.row_group, Arc::clone(&part));
+        let (row_group, cut) = (group.row_group, Arc::clone(&excerpt));
         // The first touch of so much memory takes milliseconds.
-        let file = self
-            .engine
-            .pool
-            .run(move || whole.excerpt.assemble(row_group, &bytes))
-            .await;
+        let file = self.engine.pool.run(move || cut.assemble(row_group, &bytes)).await;
         let file = file
             .map_err(|panic| ReadError::internal(panic.to_string()))?
             .map_err(failed)?;
@@ -154,8 +188,46 @@ impl RawScan {
             _memory: memory,
             _share: share,
         };
-        Ok(RawFile {
+        let file = RawFile {
             bytes: Bytes::from_owner(held),
+            source,
+        };
+        Ok((file, excerpt))
+    }
+
+    /// How row groups of a file are cut out of it: as for the one that is being read, else found out anew.
+    async fn excerpt(&self, part: &Arc<Part>) -> Result<Arc<Excerpt>, ReadError> {
+        let at_hand = part.excerpt.lock().upgrade();
+        if let Some(excerpt) = at_hand {
+            return Ok(excerpt);
+        }
+        let footer = self.engine.footer(&part.split.file).await?;
+        let whole = Arc::clone(part);
+        let made = self
+            .engine
+            .pool
+            .run(move || cut(&whole.split, footer, &whole.output))
+            .await;
+        let made = made.unwrap_or_else(|panic| Err(uncut(&part.split.path, &panic)))?;
+        // It is the same footer that was looked at when this was planned.
+        let made = made.map_err(|reason| ReadError::internal(format!("a file is not what was planned: {reason}")))?;
+        let mut known = part.excerpt.lock();
+        // Several may have found none at once: the first one's is everybody's.
+        if let Some(excerpt) = known.upgrade() {
+            return Ok(excerpt);
+        }
+        let made = Arc::new(made);
+        *known = Arc::downgrade(&made);
+        Ok(made)
+    }
+
+    /// What reading a row group takes of the budget.
+    async fn memory(&self, group: &RawGroup) -> Result<Reservation, ReadError> {
+        let wanted_bytes = group.bytes.saturating_mul(COPIES);
+        let memory = self.engine.budget.reserve(wanted_bytes, Purpose::Scans).await;
+        memory.map_err(|source| ReadError::Budget {
+            path: group.path().to_owned(),
+            row_group: Some(group.row_group.0),
             source,
         })
     }
@@ -165,7 +237,7 @@ impl RawScan {
 struct Held {
     file: Vec<u8>,
     _memory: Reservation,
-    _share: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl AsRef<[u8]> for Held {
@@ -180,13 +252,26 @@ pub fn schema_text(schema: &Schema) -> String {
     parquet::arrow::encode_arrow_schema(schema)
 }
 
+/// Why stored bytes cannot say the answer, whatever the files are; none where that takes their footers to know.
+#[must_use]
+pub fn refusal(request: &ScanRequest) -> Option<&'static str> {
+    if request.filter.is_some() {
+        return Some("the scan has a filter");
+    }
+    request.limit.is_some().then_some("the scan has a limit")
+}
+
+/// What a client that takes files of so many bytes has for large pages of one, unpacked: our own has twice as much for all of a
+/// read, and this at the least.
+fn most_pages_bytes(most_bytes: u64) -> u64 {
+    const LEAST_BYTES: u64 = 64 << 20;
+    most_bytes.saturating_mul(2).max(LEAST_BYTES)
+}
+
 /// Finds out whether small files of at most `most_bytes` can answer a request, and which; reads footers and nothing else.
 pub(crate) async fn plan(engine: &Arc<Engine>, request: &ScanRequest, most_bytes: u64) -> Result<Raw, ReadError> {
-    if request.filter.is_some() {
-        return Ok(Raw::Unsaid("the scan has a filter"));
-    }
-    if request.limit.is_some() {
-        return Ok(Raw::Unsaid("the scan has a limit"));
+    if let Some(reason) = refusal(request) {
+        return Ok(Raw::Unsaid(reason));
     }
     let most_held_bytes = engine.budget.capacity_bytes() / COPIES;
     let parts = stream::iter(request.splits.clone())
@@ -201,17 +286,27 @@ pub(crate) async fn plan(engine: &Arc<Engine>, request: &ScanRequest, most_bytes
         };
         let largest_bytes = more.iter().map(|group| group.bytes).max().unwrap_or(0);
         if largest_bytes > most_bytes {
-            return Ok(Raw::Unsaid("a row group is larger than one message may be"));
+            return Ok(Raw::Unsaid(
+                "a row group is larger than the client takes in one message",
+            ));
+        }
+        let pages_bytes = more.iter().map(|group| group.large_pages_bytes).max().unwrap_or(0);
+        if pages_bytes > most_pages_bytes(most_bytes) {
+            return Ok(Raw::Unsaid("a row group has larger pages than the client can unpack"));
         }
         if largest_bytes > most_held_bytes {
             return Ok(Raw::Unsaid("a row group is larger than the memory budget has room for"));
         }
         groups.extend(more);
     }
+    let open = OpenScan::count(engine);
+    let ahead_bytes = engine.ahead_bytes();
     Ok(Raw::Files(RawScan {
         engine: Arc::clone(engine),
         groups,
-        room: Arc::new(Semaphore::new(to_usize(u64::from(permits(engine.read_ahead_bytes))))),
+        ahead_bytes,
+        room: Arc::new(Semaphore::new(to_usize(u64::from(permits(ahead_bytes))))),
+        _open: open,
     }))
 }
 
@@ -221,35 +316,49 @@ type Opened = Result<Vec<RawGroup>, &'static str>;
 async fn open(engine: Arc<Engine>, split: Split, output: SchemaRef) -> Result<Opened, ReadError> {
     let footer = engine.footer(&split.file).await?;
     let path = split.path.clone();
-    let opened = engine.pool.run(move || groups_of(split, footer, &output)).await;
-    opened.unwrap_or_else(|panic| {
-        Err(ReadError::corrupt(
-            &path,
-            None,
-            format!("its footer cannot be cut: {panic}"),
-        ))
-    })
+    let opened = engine.pool.run(move || groups_of(split, footer, output)).await;
+    opened.unwrap_or_else(|panic| Err(uncut(&path, &panic)))
 }
 
-fn groups_of(split: Split, footer: Arc<Footer>, output: &Schema) -> Result<Opened, ReadError> {
-    let columns = match chosen(&split, &footer, output) {
+fn uncut(path: &str, panic: &Panicked) -> ReadError {
+    ReadError::corrupt(path, None, format!("its footer cannot be cut: {panic}"))
+}
+
+/// How row groups are cut out of a file, or why that cannot be.
+fn cut(split: &Split, footer: Arc<Footer>, output: &Schema) -> Result<Result<Excerpt, &'static str>, ReadError> {
+    let columns = match chosen(split, &footer, output) {
         Ok(columns) => columns,
         Err(reason) => return Ok(Err(reason)),
     };
-    let cut =
-        Excerpt::new(footer, &columns).map_err(|error| ReadError::corrupt(&split.path, None, error.to_string()))?;
-    let part = Arc::new(Part { split, excerpt: cut });
+    let excerpt = Excerpt::new(footer, &columns);
+    let excerpt = excerpt.map_err(|error| ReadError::corrupt(&split.path, None, error.to_string()))?;
+    Ok(Ok(excerpt))
+}
+
+fn groups_of(split: Split, footer: Arc<Footer>, output: SchemaRef) -> Result<Opened, ReadError> {
+    let excerpt = match cut(&split, footer, &output)? {
+        Ok(excerpt) => excerpt,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    let part = Arc::new(Part {
+        split,
+        output,
+        excerpt: Mutex::default(),
+    });
     let mut groups = Vec::with_capacity(part.split.row_groups.len());
     for &row_group in &part.split.row_groups {
-        let rows = part.excerpt.rows(row_group).unwrap_or(0);
-        let bytes = part.excerpt.file_bytes(row_group);
+        let rows = excerpt.rows(row_group).unwrap_or(0);
+        let bytes = excerpt.file_bytes(row_group);
         let bytes = bytes.map_err(|error| part.corrupt(Some(row_group), &error))?;
+        let large_pages_bytes = excerpt.large_pages_bytes(row_group);
+        let large_pages_bytes = large_pages_bytes.map_err(|error| part.corrupt(Some(row_group), &error))?;
         if rows > 0 {
             groups.push(RawGroup {
                 part: Arc::clone(&part),
                 row_group,
                 rows,
                 bytes,
+                large_pages_bytes,
             });
         }
     }

@@ -93,11 +93,12 @@ struct Answer {
     _open: OpenScan,
 }
 
-/// One of the scans that are being read.
-struct OpenScan(Arc<Engine>);
+/// One of the scans that are being read, of batches or of stored bytes.
+pub(crate) struct OpenScan(Arc<Engine>);
 
 impl OpenScan {
-    fn count(engine: &Arc<Engine>) -> Self {
+    /// Counts one more, until it is dropped.
+    pub(crate) fn count(engine: &Arc<Engine>) -> Self {
         engine.open_scans.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(engine))
     }

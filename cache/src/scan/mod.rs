@@ -9,6 +9,7 @@
 //!   loads     columns worth keeping: decoded whole, once for all who wait, into the chunk tier
 //!   stream    drains the units in order, cuts at the limit
 //!   pause     lets go of all that while nobody reads, and begins again where it was
+//!   warmth    how much of an answer is decoded, for readers that take stored bytes as well
 //! ```
 //!
 //! Row groups are decoded side by side and given in order. Two budgets bound what is held ahead of the reader: the
@@ -31,6 +32,7 @@ mod residency;
 mod sieve;
 mod turn;
 mod unit;
+mod warmth;
 mod work;
 
 use std::ops::Range;
@@ -43,19 +45,20 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 
 pub use self::charge::Charge;
-pub(crate) use self::driver::scan;
+pub(crate) use self::driver::{OpenScan, scan};
 pub(crate) use self::loads::{Landed, claim_brought, is_same, on_their_way};
-#[cfg(test)]
-pub(crate) use self::output::batch_bytes;
 pub use self::output::tidy;
+pub(crate) use self::output::{batch_bytes, pieces};
+pub(crate) use self::pause::Pausable;
 use self::pause::Progress;
 pub use self::pause::{PausableScan, Pause};
-pub(crate) use self::plan::{FilePlan, Shape};
+pub(crate) use self::plan::{FilePlan, Shape, request_stride, taken};
 pub(crate) use self::poison::Poison;
 pub use self::residency::Residency;
 pub use self::sieve::{RunBounds, Sieve};
 pub use self::turn::Ahead;
-pub(crate) use self::unit::permits;
+pub(crate) use self::unit::{STRIDE_ALIGN_ROWS, permits};
+pub use self::warmth::Warmth;
 use crate::budget::Budget;
 use crate::chunk::{ChunkKey, ChunkTier};
 use crate::decode::{RowGroupBytes, SelectedColumn};
@@ -147,10 +150,12 @@ pub(crate) struct Engine {
     pub(crate) page_bytes_limit: u64,
     /// Bytes that one scan may hold ahead of its reader, at most.
     pub(crate) read_ahead_bytes: u64,
-    /// Scans that are being read.
+    /// Scans that are being read, of batches and of stored bytes.
     pub(crate) open_scans: AtomicUsize,
 }
 
+/// Size of the batches that clients are sent, in bytes: large enough for the wire, small enough for a CPU cache.
+pub const BATCH_BYTES: usize = 2 << 20;
 /// The first of the open scans may hold one part in this many of the budget.
 const OPEN_SCANS_SHARE: u64 = 8;
 /// A scan may hold so much ahead, whatever else is open: two batches.
@@ -160,7 +165,7 @@ impl Engine {
     /// Bytes that a scan which begins now may hold ahead of its reader. A scan keeps what it began with, however slowly it is
     /// read, so the n-th of those open may have an eighth of the budget divided by n: a hundred that all stall have 0.65 of
     /// it, and a thousand 0.94, as long as that is more than the least that any may have.
-    fn ahead_bytes(&self) -> u64 {
+    pub(crate) fn ahead_bytes(&self) -> u64 {
         let open = u64::try_from(self.open_scans.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
         let share = self.budget.capacity_bytes() / OPEN_SCANS_SHARE / open.max(1);
         self.read_ahead_bytes.min(share.max(LEAST_AHEAD_BYTES))

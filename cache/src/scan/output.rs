@@ -122,7 +122,7 @@ pub(crate) fn batch_bytes(batch: &RecordBatch) -> usize {
 }
 
 /// Cuts a batch of `bytes` into pieces of about `wanted`.
-fn pieces(batch: RecordBatch, bytes: usize, wanted: usize) -> Result<Vec<RecordBatch>, ArrowError> {
+pub(crate) fn pieces(batch: RecordBatch, bytes: usize, wanted: usize) -> Result<Vec<RecordBatch>, ArrowError> {
     let rows = batch.num_rows();
     if bytes <= wanted.saturating_mul(CUT_ABOVE) || rows <= 1 {
         return Ok(vec![batch]);

@@ -33,9 +33,15 @@ pub(crate) struct Progress {
 /// The batches of a scan that can be paused.
 pub struct PausableScan(Arc<Mutex<State>>);
 
-/// Pauses a scan. Cheap to clone; clones are one.
+/// What can be let go of while nobody reads it.
+pub(crate) trait Pausable: Send + Sync {
+    /// Lets go of all that it holds, unless its reader waits for it; whether there was anything to let go of.
+    fn pause(&self) -> bool;
+}
+
+/// Pauses a scan, or a read of stored bytes. Cheap to clone; clones are one.
 #[derive(Clone)]
-pub struct Pause(Arc<Mutex<State>>);
+pub struct Pause(Arc<dyn Pausable>);
 
 struct State {
     engine: Arc<Engine>,
@@ -63,15 +69,26 @@ impl PausableScan {
             awaited: false,
             ended: false,
         }));
-        (Self(Arc::clone(&state)), Pause(state))
+        (Self(Arc::clone(&state)), Pause::new(state))
     }
 }
 
 impl Pause {
-    /// Lets go of all that the scan holds, unless its reader waits for it; whether there was anything to let go of.
+    /// What pauses this.
+    pub(crate) fn new(what: Arc<dyn Pausable>) -> Self {
+        Self(what)
+    }
+
+    /// Lets go of all that is held for the reader, unless it waits for it; whether there was anything to let go of.
     pub fn pause(&self) -> bool {
+        self.0.pause()
+    }
+}
+
+impl Pausable for Mutex<State> {
+    fn pause(&self) -> bool {
         let dropped = {
-            let mut state = self.0.lock();
+            let mut state = self.lock();
             if state.awaited {
                 return false;
             }

@@ -94,20 +94,8 @@ pub(crate) struct FilePlan {
 
 impl FilePlan {
     pub(crate) fn new(footer: Arc<Footer>, split: Split, shape: Arc<Shape>) -> Self {
-        let mut columns = Vec::new();
-        let origins = shape.read.fields().iter().map(|field| {
-            if let Some(value) = constant(&split, field.name()) {
-                return Origin::Constant(value);
-            }
-            match footer.position(field.name()) {
-                Some(root) => {
-                    columns.push(SelectedColumn::new(&footer, root, field.data_type()));
-                    Origin::Decoded(columns.len() - 1)
-                }
-                None => Origin::Missing,
-            }
-        });
-        let adapter = Adapter::new(Arc::clone(&shape.read), origins.collect());
+        let (columns, origins) = taken(&footer, &split.constants, &shape.read);
+        let adapter = Adapter::new(Arc::clone(&shape.read), origins);
         Self {
             footer,
             split,
@@ -129,12 +117,34 @@ impl FilePlan {
     }
 }
 
-fn constant(split: &Split, name: &str) -> Option<ArrayRef> {
-    split
-        .constants
-        .iter()
-        .find(|(constant, _)| constant == name)
-        .map(|(_, value)| Arc::clone(value))
+/// The columns of a file that are decoded to give those of `read`, and where each of these comes from, by positions among
+/// them. Constants go before columns of the file.
+pub(crate) fn taken(
+    footer: &Footer,
+    constants: &[(String, ArrayRef)],
+    read: &Schema,
+) -> (Vec<SelectedColumn>, Vec<Origin>) {
+    let mut columns = Vec::new();
+    let origins = read.fields().iter().map(|field| {
+        if let Some(value) = constant(constants, field.name()) {
+            return Origin::Constant(value);
+        }
+        match footer.position(field.name()) {
+            Some(root) => {
+                columns.push(SelectedColumn::new(footer, root, field.data_type()));
+                Origin::Decoded(columns.len() - 1)
+            }
+            None => Origin::Missing,
+        }
+    });
+    let origins = origins.collect();
+    (columns, origins)
+}
+
+fn constant(constants: &[(String, ArrayRef)], name: &str) -> Option<ArrayRef> {
+    let mut constants = constants.iter();
+    let (_, value) = constants.find(|(constant, _)| constant == name)?;
+    Some(Arc::clone(value))
 }
 
 /// Bytes of one stride over all columns of a row group, for chunks.

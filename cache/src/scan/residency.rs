@@ -63,7 +63,8 @@ impl Engine {
         let id = file.key.id();
         let any_decoded = self.chunks.holds_any(id);
         let is_decoded = |group| {
-            any_decoded
+            // Where no column is read, all that is needed is at hand.
+            (any_decoded || columns.is_empty())
                 && columns
                     .iter()
                     .all(|column| self.chunks.contains(&chunk_key(id, group, column)))

@@ -84,7 +84,7 @@ pub(crate) const UNIT_WINDOW_BYTES: u64 = 32 << 20;
 /// Batches that one unit may have ready, whatever their size.
 pub(crate) const UNIT_WINDOW_BATCHES: usize = 1 << 10;
 /// Strides are whole words of a validity bitmap.
-const STRIDE_ALIGN_ROWS: usize = 64;
+pub(crate) const STRIDE_ALIGN_ROWS: usize = 64;
 /// Bytes of one permit of a budget: semaphores count with 32 bits.
 const PERMIT_BYTES: u64 = 1 << 10;
 

@@ -6,16 +6,18 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int32Array};
+use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use tokio::runtime::Runtime;
 
-use super::{cache, kept, open, write};
+use super::{cache, kept, mount, open, write};
 use crate::counters::testing::Counters;
-use crate::key::{FileKey, to_u64};
+use crate::key::{FileKey, RowGroup, to_u64};
 use crate::page::{Errand, OpenFile, Peers};
+use crate::scan::Residency;
 use crate::ufs::testing::TestStore;
 use crate::{Cache, CacheConfig, ReadError, first_footer_bytes};
 
@@ -290,4 +292,69 @@ async fn a_footer_of_a_stopped_errand_is_read_by_whoever_wants_it() {
     assert!(errand.turn(1).await.is_none());
     assert_eq!(rig.store.reads(), []);
     assert_eq!(planner.footer(&rig.file).await.unwrap().rows, 1_000);
+}
+
+/// Of ten thousand files of a dataset, each would take as much memory for its schema as for all else.
+#[tokio::test(flavor = "multi_thread")]
+async fn footers_of_one_schema_share_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(0..ROWS));
+    for (file, columns) in [("a", ["n", "m"]), ("b", ["n", "m"]), ("c", ["n", "o"])] {
+        let columns = columns.map(|name| (name, Arc::clone(&numbers)));
+        write(&folder.path().join(file), &columns, if file == "a" { 300 } else { 70 });
+    }
+    let (cache, mounted) = (cache(), mount(folder.path()));
+    let mut footers = Vec::new();
+    for file in ["a", "b", "c"] {
+        footers.push(cache.footer(&open(&mounted, file).await).await.unwrap());
+    }
+    let schema = |at: usize| footers[at].metadata.file_metadata().schema_descr_ptr();
+    assert!(Arc::ptr_eq(&footers[0].dialect, &footers[1].dialect));
+    assert!(Arc::ptr_eq(&schema(0), &schema(1)));
+    assert!(!Arc::ptr_eq(&footers[0].dialect, &footers[2].dialect));
+    assert_eq!(footers[2].schema.field(1).name(), "o");
+    // What they have of their own is their own.
+    assert_eq!(footers[1].row_groups.len(), 15);
+    let file = open(&mounted, "b").await;
+    let batch = super::read_all(&cache, &file).await.unwrap();
+    assert_eq!((batch.num_rows(), batch.column(1)), (1_000, &numbers));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_besides_others_are_those_that_are_held_and_not_among_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let numbers: ArrayRef = Arc::new(Int32Array::from_iter_values(0..ROWS));
+    let (cache, mounted) = (cache(), mount(folder.path()));
+    let mut keys = Vec::new();
+    for file in ["a", "b", "c"] {
+        write(&folder.path().join(file), &[("n", Arc::clone(&numbers))], 300);
+        let file = open(&mounted, file).await;
+        super::read_all(&cache, &file).await.unwrap();
+        keys.push(file.key);
+    }
+    kept(&cache).await;
+    let besides = |keys: &[FileKey]| keys.iter().map(FileKey::id).collect();
+    assert_eq!(cache.other_files(&besides(&keys)), []);
+    assert_eq!(cache.other_files(&besides(&keys[..2])), keys[2..]);
+    assert_eq!(cache.other_files(&besides(&[])).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_column_is_at_hand() {
+    let (rig, cache) = (Rig::new().await, cache());
+    cache.footer(&rig.file).await.unwrap();
+    kept(&cache).await;
+    cache.remove_file(rig.file.key.id()).await;
+    let files = [(&rig.file, vec![RowGroup(0)])];
+    let other = Schema::new(vec![Field::new("other", DataType::Int32, true)]);
+    for (read, expected) in [
+        (Schema::empty(), Residency::Decoded),
+        (other, Residency::Decoded),
+        (
+            cache.footer(&rig.file).await.unwrap().schema.as_ref().clone(),
+            Residency::None,
+        ),
+    ] {
+        assert_eq!(cache.residency(&files, &read).await, expected, "{read:?}");
+    }
 }

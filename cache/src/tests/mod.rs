@@ -8,7 +8,8 @@ mod preload;
 mod scans;
 mod sieves;
 mod speed;
-mod types;
+pub(crate) mod types;
+mod warmth;
 
 use std::fs::File;
 use std::path::Path;
@@ -62,9 +63,7 @@ pub(crate) fn cache() -> Cache {
 
 /// Waits until all that was read is kept, or refused: what a reader began is kept a moment after its rows were given.
 pub(crate) async fn kept(cache: &Cache) {
-    while !cache.arriving_files().is_empty() {
-        tokio::task::yield_now().await;
-    }
+    cache.settle().await;
 }
 
 /// All row groups of a file.

@@ -139,7 +139,7 @@ async fn bytes_that_are_not_text_are_an_error_where_text_is_promised() {
     }
 }
 
-fn all_types() -> Vec<ArrayRef> {
+pub(crate) fn all_types() -> Vec<ArrayRef> {
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter((0..100).map(|i| (i % 7 > 0).then_some(i))));
     let texts = (0..100).map(|i| (i % 5 > 0).then(|| format!("text {i} {}", "é".repeat(i % 30))));
     let texts: ArrayRef = Arc::new(StringArray::from_iter(texts));

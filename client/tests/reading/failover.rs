@@ -9,6 +9,7 @@ use jetbridge_client::{Client, ClientOptions, ErrorKind, ReadOptions};
 use proptest::prelude::*;
 use tonic::Status;
 
+use super::support::raw::reading;
 use super::support::server::{Script, Server, Step};
 use super::support::wire::Wire;
 use super::support::{all, begun, client, drained, expected, in_order, numbers, options};
@@ -216,7 +217,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 8, ..ProptestConfig::default() })]
 
     /// "rows come once and none is lost, whichever worker dies, before or during a stream": the wire to the first place is cut
-    /// after any number of bytes, again and again; the other place cuts its batches otherwise.
+    /// after any number of bytes, again and again; the other place cuts its batches otherwise. Either may send row groups.
     #[test]
     fn wires_may_break_anywhere(
         cuts in prop::collection::vec(0_u64..40_000, 1..5),
@@ -224,16 +225,19 @@ proptest! {
         rows in prop::collection::vec(0_i64..900, 1..6),
         for_good in any::<bool>(),
         ordered in any::<bool>(),
+        is_raw in any::<(bool, bool)>(),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let streams = |size: i64| (0..rows.len()).map(|endpoint| (endpoint, vec![vec![Step::Rest(size)]; 9])).collect();
-            let script = |size, locations| Script { endpoints: rows.clone(), streams: streams(size), locations, ..Script::default() };
-            let first = Server::start(script(sizes[0], Vec::new())).await;
+            let script = |size, is_raw, locations| Script {
+                endpoints: rows.clone(), streams: streams(size), locations, is_raw, ..Script::default()
+            };
+            let first = Server::start(script(sizes[0], is_raw.0, Vec::new())).await;
             let wire = Wire::to(&first.authority).await;
             let last = *sizes.last().unwrap();
-            let home = Server::start(script(last, vec![wire.uri.clone(), REUSE.to_owned()])).await;
-            let client = client(&home.uri());
+            let home = Server::start(script(last, is_raw.1, vec![wire.uri.clone(), REUSE.to_owned()])).await;
+            let client = Client::new(&home.uri(), reading()).unwrap();
             let read = ReadOptions { ordered, ..ReadOptions::default() };
             let mut reader = begun(&client, read).await;
             let mut cuts = cuts.iter();

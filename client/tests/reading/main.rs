@@ -6,5 +6,6 @@ mod calls;
 #[cfg(feature = "datafusion")]
 mod datafusion;
 mod failover;
+mod raw;
 mod streams;
 mod support;

@@ -256,11 +256,21 @@ async fn live(loaded: &Loaded, start: &Start) -> anyhow::Result<()> {
         () = second_signal => Drained::Cut,
     };
     node.cluster.leave().await;
+    settle(&node.cache, &mut signals).await;
     match drained {
         Drained::Complete => tracing::info!("stopped"),
         Drained::Cut => tracing::warn!("stopped; streams that were still open have been cut"),
     }
     Ok(())
+}
+
+/// Keeps what was read last, so that the next start finds it, unless that takes too long, or somebody does not want to wait for it.
+async fn settle(cache: &Cache, signals: &mut Signals) {
+    tokio::select! {
+        () = cache.settle() => {}
+        () = tokio::time::sleep(SETTLE_LIMIT) => {}
+        () = signals.next() => {}
+    }
 }
 
 /// The condition of `/readyz` that the node has joined its cluster.
@@ -270,6 +280,9 @@ async fn start_workers(loaded: &Loaded, start: &Start, flight: SocketAddr) -> an
     let coordinator = format!("grpc://{flight}");
     Children::start((start.workers, start.program.as_deref()), &coordinator, loaded).await
 }
+
+/// How long what waits to be kept may take at the end.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often the gauges of what is held are set.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,8 +1,7 @@
 //! Work for a stream of messages that takes milliseconds an item, done while the message before is on its way.
 //!
 //! Pull-based still: nothing is begun before the stream is polled, one item is made ahead of the one that was taken, and
-//! dropping the stream stops the work. Each step is a task of its own, so that it goes on while nobody polls the stream: one
-//! that waits for memory would otherwise keep its place in the queue from others for as long as its client stalls.
+//! dropping the stream stops the work. Each step is a task of its own, so that it goes on while nobody polls the stream.
 
 use futures::{Stream, StreamExt, stream};
 use tokio_util::task::AbortOnDropHandle;

@@ -24,6 +24,8 @@ use super::message::{self, Message};
 
 /// Request header by which a client raises (or lowers) the size of the messages that it takes, in bytes.
 pub(crate) const MESSAGE_LIMIT_HEADER: &str = "x-jetbridge-max-message-bytes";
+/// The same of the files that it takes in the wire form `raw`, where these may be larger than other messages.
+pub(crate) const FILE_LIMIT_HEADER: &str = "x-jetbridge-max-file-bytes";
 
 /// What gRPC clients take unless told otherwise: 4 MiB (grpc-go, grpc-java, tonic).
 const DEFAULT_MESSAGE_LIMIT_BYTES: usize = 4 << 20;
@@ -39,18 +41,38 @@ const CUT_EIGHTHS: usize = 9;
 /// The fastest level of zstd: on a link that is slow enough for a higher one, `raw` sends less.
 const ZSTD_LEVEL: i32 = 1;
 
-/// The size of message that the caller takes.
-///
-/// # Errors
-/// INVALID_ARGUMENT for a header that is no number between 64 KiB and 1 GiB.
-pub(super) fn message_limit(metadata: &MetadataMap) -> Result<usize, Status> {
-    let Some(value) = metadata.get(MESSAGE_LIMIT_HEADER) else {
-        return Ok(DEFAULT_MESSAGE_LIMIT_BYTES);
+/// The sizes that a caller takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Bytes of a message.
+    pub(super) message_bytes: usize,
+    /// Bytes of a file in the wire form `raw`; where none, its message keeps the limit of messages.
+    pub(super) file_bytes: Option<usize>,
+}
+
+impl Limits {
+    /// What a request's headers say.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for a header that is no number between 64 KiB and 1 GiB.
+    pub(super) fn asked(metadata: &MetadataMap) -> Result<Self, Status> {
+        let message_bytes = limit(metadata, MESSAGE_LIMIT_HEADER)?;
+        Ok(Self {
+            message_bytes: message_bytes.unwrap_or(DEFAULT_MESSAGE_LIMIT_BYTES),
+            file_bytes: limit(metadata, FILE_LIMIT_HEADER)?,
+        })
+    }
+}
+
+fn limit(metadata: &MetadataMap, header: &str) -> Result<Option<usize>, Status> {
+    let Some(value) = metadata.get(header) else {
+        return Ok(None);
     };
     let limit = value.to_str().ok().and_then(|text| text.parse().ok());
-    limit.filter(|limit| (MIN_MESSAGE_LIMIT_BYTES..=MAX_MESSAGE_LIMIT_BYTES).contains(limit)).ok_or_else(|| {
+    let limit = limit.filter(|limit| (MIN_MESSAGE_LIMIT_BYTES..=MAX_MESSAGE_LIMIT_BYTES).contains(limit));
+    limit.map(Some).ok_or_else(|| {
         Status::invalid_argument(format!(
-            "{MESSAGE_LIMIT_HEADER} must be a number of bytes from {MIN_MESSAGE_LIMIT_BYTES} to {MAX_MESSAGE_LIMIT_BYTES}"
+            "{header} must be a number of bytes from {MIN_MESSAGE_LIMIT_BYTES} to {MAX_MESSAGE_LIMIT_BYTES}"
         ))
     })
 }
@@ -165,12 +187,18 @@ impl Encoder {
     fn metadata(&mut self, source: Source) -> Vec<u8> {
         let index = self.next_batch;
         self.next_batch += 1;
-        // A client knows three sources: what is in none of this node's tiers comes from the store, or from a peer's tiers.
-        let (source, peer) = match source {
-            Source::Peer => (Source::Store, r#", "peer": true"#),
-            other => (other, ""),
-        };
-        format!(r#"{{"batch": {index}, "source": "{}"{peer}}}"#, source.as_str()).into_bytes()
+        let (source, is_peer) = told(source);
+        let peer = if is_peer { r#", "peer": true"# } else { "" };
+        format!(r#"{{"batch": {index}, "source": "{source}"{peer}}}"#).into_bytes()
+    }
+}
+
+/// What a client is told of where rows were, and whether that was at a peer. A client knows three sources: what is in none of
+/// this node's tiers comes from the store, or from a peer's tiers.
+pub(super) fn told(source: Source) -> (&'static str, bool) {
+    match source {
+        Source::Peer => (Source::Store.as_str(), true),
+        other => (other.as_str(), false),
     }
 }
 
@@ -300,11 +328,36 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_numbered() {
+    fn limits_are_read_by_themselves() {
+        let asked = |pairs: &[(&'static str, &'static str)]| {
+            let mut metadata = MetadataMap::new();
+            for &(header, value) in pairs {
+                metadata.insert(header, value.parse().unwrap());
+            }
+            Limits::asked(&metadata).map(|limits| (limits.message_bytes, limits.file_bytes))
+        };
+        assert_eq!(asked(&[]).unwrap(), (4 << 20, None));
+        let both = [(MESSAGE_LIMIT_HEADER, "65536"), (FILE_LIMIT_HEADER, "1073741824")];
+        assert_eq!(asked(&both).unwrap(), (64 << 10, Some(1 << 30)));
+        for header in [MESSAGE_LIMIT_HEADER, FILE_LIMIT_HEADER] {
+            for value in ["", "many", "-1", "65535", "1073741825", "99999999999999999999"] {
+                let refused = asked(&[(header, value)]).unwrap_err();
+                assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{header}: {value}");
+                assert!(refused.message().contains(header), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn batches_are_numbered_and_say_where_they_were() {
         let numbers = batch_of(vec![("n", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]);
         let mut encoder = Encoder::new(&numbers.schema(), 1 << 20).unwrap();
-        let metadata = |encoder: &mut Encoder| encoder.batch(&numbers, Source::Disk).unwrap()[0].metadata.clone();
-        assert_eq!(metadata(&mut encoder), r#"{"batch": 0, "source": "disk"}"#);
-        assert_eq!(metadata(&mut encoder), r#"{"batch": 1, "source": "disk"}"#);
+        let mut metadata = |source| encoder.batch(&numbers, source).unwrap()[0].metadata.clone();
+        assert_eq!(metadata(Source::Disk), r#"{"batch": 0, "source": "disk"}"#);
+        assert_eq!(metadata(Source::Disk), r#"{"batch": 1, "source": "disk"}"#);
+        assert_eq!(
+            metadata(Source::Peer),
+            r#"{"batch": 2, "source": "store", "peer": true}"#
+        );
     }
 }

@@ -6,9 +6,9 @@
 //! ```
 //! HTTP/2 lets a client stop taking bytes without a word. Such a stream would keep its decoded batches, its chunks and its
 //! part of the budget for ever. So each stream has a watch. Where bytes are queued and none of them left for some seconds,
-//! the scan behind it is paused: it holds nothing then, and the client, should it come back, notices nothing but a row group
-//! that is read again. After the stall timeout the stream is over, and says so after what was queued. What is queued
-//! already goes with the connection, once all streams of the connection have stalled.
+//! the scan behind it is paused, be it one of batches or of stored row groups: it holds nothing then, and the client, should it
+//! come back, notices nothing but a row group that is read again. After the stall timeout the stream is over, and says so
+//! after what was queued. What is queued already goes with the connection, once all streams of the connection have stalled.
 //!
 //! A stream that waits for storage is not stalled: nothing of it is queued.
 //!

@@ -98,11 +98,11 @@ impl FlightDoor {
 
     /// The messages that answer a DoGet.
     async fn messages(&self, request: Request<Ticket>) -> Result<Response<BoxedStream<Message>>, Status> {
-        let limit = encode::message_limit(request.metadata())?;
-        let asked = wire::Wire::asked(request.metadata())?;
+        let limits = encode::Limits::asked(request.metadata())?;
+        let asked = wire::Asked::of(request.metadata())?;
         observe::call("DoGet", request, |ticket| async move {
             let place = self.streams.enter()?;
-            let answer = get::stream(Arc::clone(&self.node), &ticket.ticket, limit, asked).await?;
+            let answer = get::stream(Arc::clone(&self.node), &ticket.ticket, limits, &asked).await?;
             let messages = observe::stream(answer.messages, place).boxed() as BoxedStream<Message>;
             let mut response = Response::new(messages);
             answer.chosen.tell(response.metadata_mut());

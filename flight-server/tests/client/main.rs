@@ -9,11 +9,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::Int64Type;
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use bytes::Bytes;
 use futures::StreamExt;
 use jetbridge_cache::export::ParquetFile;
-use jetbridge_client::{Client, ClientOptions, ErrorKind, Local, ReadOptions, Scan, Source, Wire};
+use jetbridge_client::{
+    Client, ClientOptions, ErrorKind, Local, ReadOptions, Scan, Source, Unpack, UnpackError, Unpacked, Wire,
+};
+use jetbridge_flight_server::raw::RawRows;
 use serde_json::json;
 
 use self::process::{Process, until};
@@ -43,6 +47,17 @@ fn numbers(batch: &RecordBatch) -> Vec<i64> {
         assert_eq!(text.unwrap(), format!("row {number}"));
     }
     numbers.values().to_vec()
+}
+
+/// What reads row groups that come as they are stored.
+fn unpack(
+    file: Bytes,
+    schema: &SchemaRef,
+    constants: &[(String, ArrayRef)],
+    memory_bytes: u64,
+) -> Result<Unpacked, UnpackError> {
+    let rows = RawRows::open(file, schema, constants, memory_bytes)?;
+    Ok(Box::new(rows.map(|batch| batch.map_err(UnpackError::from))))
 }
 
 struct Lake {
@@ -98,9 +113,19 @@ async fn the_same_rows_come_over_each_way_in_and_in_each_form() {
         local: Local::Off,
         ..ClientOptions::default()
     };
-    for wire in [Wire::Auto, Wire::Auto, Wire::Arrow, Wire::Lz4, Wire::Zstd] {
+    let reads = Some(Unpack::new(unpack));
+    for (wire, unpack) in [
+        (Wire::Raw, reads),
+        (Wire::Auto, reads),
+        (Wire::Auto, reads),
+        (Wire::Auto, None),
+        (Wire::Arrow, None),
+        (Wire::Lz4, None),
+        (Wire::Zstd, reads),
+    ] {
         let options = ClientOptions {
             wire,
+            unpack,
             check_values: wire == Wire::Arrow,
             ..network.clone()
         };

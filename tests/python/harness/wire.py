@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 WIRE_HEADER = "x-jetbridge-wire"
 REASON_HEADER = "x-jetbridge-wire-reason"
 LIMIT_HEADER = "x-jetbridge-max-message-bytes"
+FILE_LIMIT_HEADER = "x-jetbridge-max-file-bytes"
 FORMS = ("arrow", "lz4", "zstd", "raw")
 
-# Row groups are sent whole, so a client of `raw` takes large messages; the most that the server sends.
+# Row groups are sent whole, so a client of `raw` takes large files; the most that the server sends.
 RAW_LIMIT_BYTES = 1 << 30
 # pyarrow's own bound on what it takes is lifted.
 ANY_SIZE = [("grpc.max_receive_message_length", -1)]
@@ -75,12 +76,16 @@ def connect(uri: str) -> tuple[flight.FlightClient, Told]:
     return flight.FlightClient(uri, middleware=[listener], generic_options=ANY_SIZE), listener.told
 
 
-def asking(form: str, limit_bytes: int | None = None) -> flight.FlightCallOptions:
-    """The options of a call that asks for a form, and for messages up to a size."""
-    if limit_bytes is None and form == "raw":
-        limit_bytes = RAW_LIMIT_BYTES
-    limit = [(LIMIT_HEADER.encode(), str(limit_bytes).encode())] if limit_bytes else []
-    return flight.FlightCallOptions(headers=[(WIRE_HEADER.encode(), form.encode()), *limit])
+def asking(forms: str, limit_bytes: int | None = None, file_bytes: int | None = None) -> flight.FlightCallOptions:
+    """The options of a call that asks for a form or a list of them, and for messages and files up to a size.
+
+    Without a size it takes files of any, where it takes them at all.
+    """
+    if limit_bytes is None and file_bytes is None and ("raw" in forms or "auto" in forms):
+        file_bytes = RAW_LIMIT_BYTES
+    sizes = {LIMIT_HEADER: limit_bytes, FILE_LIMIT_HEADER: file_bytes}
+    limits = [(header.encode(), str(size).encode()) for header, size in sizes.items() if size is not None]
+    return flight.FlightCallOptions(headers=[(WIRE_HEADER.encode(), forms.encode()), *limits])
 
 
 def read(client: flight.FlightClient, tickets: Iterable[flight.Ticket], options: flight.FlightCallOptions) -> pa.Table:

@@ -1,5 +1,6 @@
 //! Servers that do as they are told, and wires that break.
 
+pub(crate) mod raw;
 pub(crate) mod server;
 pub(crate) mod wire;
 

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{rows, schema};
+use super::{raw, rows, schema};
 
 /// What a stream does next.
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ pub(crate) struct Script {
     pub(crate) unavailable: usize,
     /// Whether it says that it is a Jetbridge server.
     pub(crate) is_ours: bool,
+    /// Whether it sends row groups in place of batches, and says so.
+    pub(crate) is_raw: bool,
 }
 
 /// A server, and what it was asked.
@@ -74,6 +76,8 @@ pub(crate) struct State {
     pub(crate) gets: Mutex<Vec<String>>,
     /// The forms that they asked for.
     pub(crate) forms: Mutex<Vec<String>>,
+    /// How large small files may be, by the last of them.
+    pub(crate) most_file_bytes: Mutex<Option<String>>,
     /// Streams that are open.
     pub(crate) open: Arc<AtomicUsize>,
 }
@@ -143,19 +147,19 @@ fn timestamp(time: SystemTime) -> prost_types::Timestamp {
     }
 }
 
-/// The batches of steps, and how they end.
-fn messages(endpoint: i64, total: i64, steps: Vec<Step>) -> Boxed<FlightData> {
-    let (mut at, mut batches) = (0, Vec::new());
+/// The batches of steps, or the row groups, and how they end.
+fn messages(endpoint: i64, total: i64, steps: Vec<Step>, is_raw: bool) -> Boxed<FlightData> {
+    let (mut at, mut spans) = (0, Vec::new());
     let mut end: Boxed<FlightData> = stream::empty().boxed();
     for step in steps {
         match step {
             Step::Rows(count) => {
-                batches.push(rows(endpoint, at, total.min(at + count)));
+                spans.push(at..total.min(at + count));
                 at = total.min(at + count);
             }
             Step::Rest(size) => {
                 while at < total {
-                    batches.push(rows(endpoint, at, total.min(at + size)));
+                    spans.push(at..total.min(at + size));
                     at = total.min(at + size);
                 }
             }
@@ -163,10 +167,16 @@ fn messages(endpoint: i64, total: i64, steps: Vec<Step>) -> Boxed<FlightData> {
             Step::Hang => end = stream::pending().boxed(),
         }
     }
+    if is_raw {
+        return stream::iter(raw::messages(endpoint, spans).into_iter().map(Ok))
+            .chain(end)
+            .boxed();
+    }
+    let batches = spans
+        .into_iter()
+        .map(move |span| Ok(rows(endpoint, span.start, span.end)));
     let encoder = FlightDataEncoderBuilder::new().with_schema(schema());
-    let encoded = encoder
-        .build(stream::iter(batches.into_iter().map(Ok)))
-        .map_err(Status::from);
+    let encoded = encoder.build(stream::iter(batches)).map_err(Status::from);
     encoded.chain(end).boxed()
 }
 
@@ -233,6 +243,8 @@ impl FlightService for Service {
         if let Some(form) = request.metadata().get("x-jetbridge-wire") {
             self.0.forms.lock().push(form.to_str().unwrap().to_owned());
         }
+        let most_bytes = request.metadata().get("x-jetbridge-max-file-bytes");
+        *self.0.most_file_bytes.lock() = most_bytes.map(|bytes| bytes.to_str().unwrap().to_owned());
         let ticket = String::from_utf8(request.into_inner().ticket.to_vec()).unwrap();
         self.0.gets.lock().push(ticket.clone());
         {
@@ -251,12 +263,17 @@ impl FlightService for Service {
             return Err(status.clone());
         }
         self.0.open.fetch_add(1, Ordering::SeqCst);
-        let messages = messages(i64::try_from(endpoint).unwrap(), total, steps);
+        let (is_ours, is_raw) = {
+            let script = self.0.script.lock();
+            (script.is_ours, script.is_raw)
+        };
+        let messages = messages(i64::try_from(endpoint).unwrap(), total, steps, is_raw);
         let mut response = Response::new(Counted(messages, Arc::clone(&self.0.open)).boxed() as Self::DoGetStream);
-        if self.0.script.lock().is_ours {
+        if is_ours || is_raw {
+            let form = if is_raw { "raw" } else { "arrow" };
             response
                 .metadata_mut()
-                .insert("x-jetbridge-wire", "arrow".parse().unwrap());
+                .insert("x-jetbridge-wire", form.parse().unwrap());
         }
         Ok(response)
     }
