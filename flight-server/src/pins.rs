@@ -227,16 +227,23 @@ async fn take_back(store: &dyn MetaStore, key: &str, revision: u64, before: Opti
 
 /// Refuses to let go of what is pinned, in part or all of it.
 ///
+/// The store is asked, not what its watch has told so far: who unpinned a path at one node a moment ago may free it at all of
+/// them, and who pinned it finds it kept. While the store is away what is known counts.
+///
 /// # Errors
 /// FAILED_PRECONDITION that names the pin.
-pub fn check_free(node: &Node, path: &NsPath) -> Result<(), ServiceError> {
+pub async fn check_free(node: &Node, path: &NsPath) -> Result<(), ServiceError> {
+    let pins = match listed(node.cluster.store().as_ref()).await {
+        Ok(pins) => pins.into_iter().map(|(_, pin)| pin).collect(),
+        Err(_) => node.pins.list(),
+    };
     let table = node.namespace.table();
     let freed = uris(&table, path);
     let touches = |pin: &PinRecord| {
         let pinned = uris(&table, &pin.path);
         freed.iter().any(|uri| pinned.iter().any(|pin| overlap(uri, pin)))
     };
-    match node.pins.list().into_iter().find(touches) {
+    match pins.into_iter().find(touches) {
         None => Ok(()),
         Some(pin) => Err(ServiceError::Pinned {
             path: path.clone(),
@@ -304,6 +311,7 @@ mod tests {
     use jetbridge_catalog::mount::Mount;
 
     use super::*;
+    use crate::testing::{Lake, numbers};
 
     fn path(text: &str) -> NsPath {
         NsPath::parse(text).unwrap()
@@ -390,6 +398,21 @@ mod tests {
         assert!(!pins.follow(strange("pins/a", "{}")));
         let of_another = serde_json::to_string(&record("/b", Tier::Raw)).unwrap();
         assert!(!pins.follow(strange("pins/a", &of_another)));
+    }
+
+    #[tokio::test]
+    async fn what_may_be_freed_is_what_the_store_says_though_the_watch_lags() {
+        let lake = Lake::of(&[("lake/a.parquet", numbers(3))]).await;
+        let (node, at) = (&lake.node, path("/lake"));
+        let pinned = record("/lake", Tier::Raw);
+        node.pins.know(at.clone(), 1, Some(pinned.clone()));
+        check_free(node, &at).await.expect("unpinned at another node");
+        node.pins.removed(&at, 1);
+        let (key, entry) = entry(&pinned, 0);
+        let store = node.cluster.store();
+        store.put(&key, entry.value, Expect::Absent).await.unwrap();
+        let refused = check_free(node, &at).await.expect_err("pinned at another node");
+        assert!(matches!(refused, ServiceError::Pinned { .. }), "{refused}");
     }
 
     #[test]

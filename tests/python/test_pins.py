@@ -32,6 +32,7 @@ FLOOD_ROUNDS = 3
 DISK_BYTES = 32 * MIB
 WORKERS = 3
 SEEN_S = 10.0
+HASTY_ROUNDS = 25
 
 
 def rows(seed: int) -> pa.Table:
@@ -349,6 +350,22 @@ def test_each_worker_keeps_its_part(cluster: Cluster) -> None:
             with node.connect() as other, expect_error("FAILED_PRECONDITION", "/lake/kept is pinned"):
                 act(other, "cache.free", {"path": "/lake"})
         unpin(client, "/lake/kept")
+
+
+def test_what_one_node_did_counts_at_all_of_them_at_once(cluster: Cluster) -> None:
+    """Whoever pinned at one node finds it kept by all, and whoever unpinned there frees it everywhere: nobody waits for news."""
+    makers = [node.connect() for node in cluster.nodes]
+    others = [*makers[1:], makers[0]]
+    try:
+        for maker, other in list(zip(makers, others, strict=True)) * HASTY_ROUNDS:
+            pin(maker, "/lake/kept", tier="raw")
+            with expect_error("FAILED_PRECONDITION", "/lake/kept is pinned"):
+                act(other, "cache.free", {"path": "/lake/kept"})
+            unpin(maker, "/lake/kept")
+            assert act(other, "cache.free", {"path": "/lake/kept"})["path"] == "/lake/kept"
+    finally:
+        for client in makers:
+            client.close()
 
 
 def listed(node: Any) -> list[str]:

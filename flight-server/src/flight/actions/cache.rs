@@ -199,7 +199,7 @@ pub(super) async fn free(node: &Node, body: FreeBody) -> Result<Value, ServiceEr
 
 async fn freed_here(node: &Node, body: &FreeBody) -> Result<Freed, ServiceError> {
     let path = node.locate(&body.path)?;
-    pins::check_free(node, &path)?;
+    pins::check_free(node, &path).await?;
     let contents = contents::of(node, &path).await?;
     let is_meant = |key: &FileKey| {
         let generation = key.generation.to_string();
