@@ -7,6 +7,7 @@
 //! The tier is a cache and nothing rests on it: a chunk that is refused or lost is decoded again.
 
 mod live;
+mod runs;
 mod segment;
 mod tier;
 
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use xxhash_rust::xxh3::xxh3_64;
 
+pub(crate) use self::runs::RUN_STRIDES;
 pub use self::segment::Segment;
 pub use self::tier::ChunkTier;
 use crate::budget::Reservation;
@@ -52,6 +54,8 @@ impl ChunkKey {
 pub struct Chunk {
     /// The arrays, in row order.
     pub strides: Arc<[ArrayRef]>,
+    /// The same rows, of [`RUN_STRIDES`] strides in each array but the last; none where these do not lie one after the other.
+    runs: Option<Arc<[ArrayRef]>>,
     /// Bytes of the buffers that they hold, each counted once.
     pub bytes: u64,
 }
@@ -117,7 +121,19 @@ impl Chunk {
     fn new(strides: Vec<ArrayRef>, bytes: u64) -> Self {
         Self {
             strides: strides.into(),
+            runs: None,
             bytes,
         }
+    }
+
+    /// The rows, so many strides in each array where a run of [`RUN_STRIDES`] has no fewer left; none where strides do not lie
+    /// one after the other. No value is copied.
+    pub(crate) fn in_runs(&self, strides: usize) -> Option<Vec<ArrayRef>> {
+        let runs = self.runs.as_ref()?.iter().zip(self.strides.chunks(RUN_STRIDES));
+        let parts = runs.flat_map(|(whole, run)| {
+            let begins = (0..run.len()).step_by(strides.max(1));
+            begins.map(move |from| runs::part(whole, run, from..run.len().min(from + strides.max(1))))
+        });
+        Some(parts.collect())
     }
 }

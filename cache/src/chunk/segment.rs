@@ -17,6 +17,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
@@ -30,6 +31,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::live::LiveSegments;
+use super::runs::{RUN_STRIDES, Run, texts, value_bytes};
 use crate::budget::Reservation;
 use crate::key::to_u64;
 
@@ -60,8 +62,8 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
-    /// The arrays, moved into a segment of their own, which is listed in `live`. `reservation` is shrunk to what the segment
-    /// takes, and must be at least [`Layout::bytes`] of the arrays' layout.
+    /// The arrays, moved into a segment of their own, which is listed in `live`; and the runs of them, where each run is one
+    /// array. `reservation` is shrunk to what the segment takes, and must be at least [`Layout::bytes`] of the arrays' layout.
     ///
     /// # Errors
     /// Where the system gives no more memory, descriptors or mappings.
@@ -69,9 +71,10 @@ impl Segment {
         layout: &Layout,
         mut reservation: Reservation,
         live: &LiveSegments,
-    ) -> io::Result<Vec<ArrayRef>> {
+    ) -> io::Result<(Vec<ArrayRef>, Option<Vec<ArrayRef>>)> {
         if layout.bytes == 0 {
-            return Ok(layout.arrays.iter().map(|data| make_array(data.clone())).collect());
+            let arrays = layout.arrays.iter().map(|data| make_array(data.clone()));
+            return Ok((arrays.collect(), None));
         }
         reservation.shrink_to(layout.bytes());
         let file = written(layout)?;
@@ -84,11 +87,14 @@ impl Segment {
             held: AssertUnwindSafe((live.clone(), reservation)),
         });
         live.add(&segment);
-        Ok(layout
-            .arrays
-            .iter()
-            .map(|data| make_array(segment.over(layout, data)))
-            .collect())
+        let strides: Vec<ArrayData> = layout.arrays.iter().map(|data| segment.over(layout, data)).collect();
+        let whole = |runs: &Vec<Run>| {
+            runs.iter()
+                .map(|run| make_array(segment.whole(run, &strides)))
+                .collect()
+        };
+        let runs = layout.runs.as_ref().map(whole);
+        Ok((strides.into_iter().map(make_array).collect(), runs))
     }
 
     /// Its number, which no other segment of this process has or had.
@@ -142,17 +148,38 @@ impl Segment {
         unsafe { builder.build_unchecked() }
     }
 
-    #[expect(unsafe_code, reason = "arrays over memory that Arrow did not allocate")]
+    /// A run of `strides` of this segment as one array.
+    #[expect(unsafe_code, reason = "validating an array anew would read all of it")]
+    fn whole(self: &Arc<Self>, run: &Run, strides: &[ArrayData]) -> ArrayData {
+        let strides = &strides[run.strides.clone()];
+        let validity = run.validity.clone().map(|bitmap| self.span(bitmap));
+        let nulls = validity.map(|bitmap| NullBuffer::new(BooleanBuffer::new(bitmap, 0, run.rows)));
+        let builder = ArrayData::builder(strides[0].data_type().clone())
+            .len(run.rows)
+            .add_buffer(self.span(run.values.clone()))
+            .add_buffers(texts(strides))
+            .nulls(nulls);
+        // SAFETY: the values of valid arrays, one after the other and as many as there are rows; views find their texts by the
+        // numbers of the run, and a bitmap has a bit for each row.
+        unsafe { builder.build_unchecked() }
+    }
+
     fn buffer(self: &Arc<Self>, layout: &Layout, of: &Buffer) -> Buffer {
-        let Some(&offset) = layout.offsets.get(&identity(of)) else {
+        match layout.offsets.get(&identity(of)) {
+            Some(&offset) => self.span(offset..offset + of.len()),
             // Only buffers without bytes are not laid out.
-            return of.clone();
-        };
-        // SAFETY: `offset` and the buffer's length are within the mapping, which the layout was made for, and the mapping
-        // lives as long as the owner that the buffer keeps.
+            None => of.clone(),
+        }
+    }
+
+    /// These bytes of the layout that the mapping was made for.
+    #[expect(unsafe_code, reason = "arrays over memory that Arrow did not allocate")]
+    fn span(self: &Arc<Self>, bytes: Range<usize>) -> Buffer {
+        // SAFETY: the range is within the mapping, which is as long as the layout, and the mapping lives as long as the owner
+        // that the buffer keeps.
         unsafe {
-            let start = self.base.add(offset);
-            Buffer::from_custom_allocation(start, of.len(), Arc::clone(self) as Arc<_>)
+            let start = self.base.add(bytes.start);
+            Buffer::from_custom_allocation(start, bytes.len(), Arc::clone(self) as Arc<_>)
         }
     }
 }
@@ -173,6 +200,8 @@ pub(super) struct Layout {
     arrays: Vec<ArrayData>,
     buffers: Vec<(usize, Buffer)>,
     offsets: HashMap<(usize, usize), usize>,
+    /// What lies one after the other; none where any run does not.
+    runs: Option<Vec<Run>>,
     bytes: usize,
 }
 
@@ -184,10 +213,16 @@ impl Layout {
             arrays: arrays.iter().map(Array::to_data).collect(),
             buffers: Vec::new(),
             offsets: HashMap::new(),
+            runs: None,
             bytes: 0,
         };
-        for data in layout.arrays.clone() {
-            layout.place_all(&data);
+        let arrays = layout.arrays.clone();
+        if arrays.iter().all(|data| value_bytes(data.data_type(), 0).is_some()) {
+            let runs = (0..arrays.len()).step_by(RUN_STRIDES);
+            let placed: Vec<_> = runs.map(|from| layout.place_run(&arrays, from)).collect();
+            layout.runs = placed.into_iter().collect();
+        } else {
+            arrays.iter().for_each(|data| layout.place_all(data));
         }
         layout
     }
@@ -196,6 +231,50 @@ impl Layout {
     #[must_use]
     pub(super) fn bytes(&self) -> u64 {
         to_u64(self.bytes)
+    }
+
+    /// Places the flat arrays of the run that begins at `from`, their buffers kind by kind; none where these do not lie one
+    /// after the other then.
+    fn place_run(&mut self, arrays: &[ArrayData], from: usize) -> Option<Run> {
+        let run = &arrays[from..arrays.len().min(from + RUN_STRIDES)];
+        let bitmaps: Vec<Buffer> = match run.iter().any(|data| data.nulls().is_some()) {
+            true => run.iter().map(bitmap_of).collect(),
+            false => Vec::new(),
+        };
+        bitmaps.iter().for_each(|bitmap| self.place(bitmap));
+        let values: Vec<&Buffer> = run.iter().filter_map(|data| data.buffers().first()).collect();
+        values.iter().for_each(|buffer| self.place(buffer));
+        let texts = run.iter().flat_map(|data| data.buffers().iter().skip(1));
+        texts.for_each(|buffer| self.place(buffer));
+        let is_whole = |data: &ArrayData| data.offset() == 0 && data.nulls().is_none_or(|nulls| nulls.offset() == 0);
+        let bytes_of_values = |data: &ArrayData| value_bytes(data.data_type(), data.len());
+        let bytes_of_bits = |data: &ArrayData| Some(data.len().div_ceil(8));
+        let is_whole_bytes = |data: &ArrayData| data.len().is_multiple_of(8);
+        let (_, before_last) = run.split_last()?;
+        (run.iter().all(is_whole) && before_last.iter().all(is_whole_bytes)).then_some(())?;
+        Some(Run {
+            strides: from..from + run.len(),
+            rows: run.iter().map(ArrayData::len).sum(),
+            values: self.span(values.into_iter().zip(run.iter().map(bytes_of_values)))?,
+            validity: match bitmaps.as_slice() {
+                [] => None,
+                bitmaps => Some(self.span(bitmaps.iter().zip(run.iter().map(bytes_of_bits)))?),
+            },
+        })
+    }
+
+    /// Where these buffers lie, if they are as long as said and lie one after the other.
+    fn span<'a>(&self, buffers: impl Iterator<Item = (&'a Buffer, Option<usize>)>) -> Option<Range<usize>> {
+        let mut span: Option<Range<usize>> = None;
+        for (buffer, bytes) in buffers {
+            let offset = *self.offsets.get(&identity(buffer))?;
+            let begin = span.as_ref().map_or(offset, |span| span.end);
+            if begin != offset || bytes != Some(buffer.len()) {
+                return None;
+            }
+            span = Some(span.map_or(offset, |span| span.start)..offset + buffer.len());
+        }
+        span
     }
 
     fn place_all(&mut self, data: &ArrayData) {
@@ -215,8 +294,16 @@ impl Layout {
     }
 }
 
+/// The validity of an array, of one without nulls too.
+fn bitmap_of(data: &ArrayData) -> Buffer {
+    match data.nulls() {
+        Some(nulls) => nulls.buffer().clone(),
+        None => BooleanBuffer::new_set(data.len()).into_inner(),
+    }
+}
+
 /// What makes two buffers the same bytes, while both live.
-fn identity(buffer: &Buffer) -> (usize, usize) {
+pub(super) fn identity(buffer: &Buffer) -> (usize, usize) {
     (buffer.as_ptr() as usize, buffer.len())
 }
 
@@ -265,7 +352,9 @@ mod tests {
     fn stored(budget: &Budget, arrays: &[ArrayRef]) -> Vec<ArrayRef> {
         let layout = Layout::new(arrays);
         let reservation = budget.take(layout.bytes() + 100, Purpose::Chunks).unwrap();
-        Segment::store(&layout, reservation, &LiveSegments::default()).unwrap()
+        Segment::store(&layout, reservation, &LiveSegments::default())
+            .unwrap()
+            .0
     }
 
     fn kinds() -> Vec<ArrayRef> {
@@ -335,7 +424,7 @@ mod tests {
         let store = |array: &ArrayRef| {
             let layout = Layout::new(std::slice::from_ref(array));
             let reservation = budget.take(layout.bytes(), Purpose::Chunks).unwrap();
-            Segment::store(&layout, reservation, &live).unwrap().swap_remove(0)
+            Segment::store(&layout, reservation, &live).unwrap().0.swap_remove(0)
         };
         let kept: Vec<ArrayRef> = arrays.iter().map(store).collect();
         let data: Vec<ArrayData> = kept.iter().map(|array| array.to_data()).collect();

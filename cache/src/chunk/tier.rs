@@ -23,6 +23,7 @@ use arrow::buffer::Buffer;
 use parking_lot::Mutex;
 
 use super::live::LiveSegments;
+use super::runs::renumbered;
 use super::segment::{Layout, Segment};
 use super::{Chunk, ChunkKey, Place, Sought};
 use crate::budget::{Budget, Purpose, Reservation, Yielding};
@@ -378,12 +379,13 @@ impl Yielding for ChunkTier {
 impl ChunkTier {
     /// Moves a column's arrays to their place. Where they cannot be kept after all, the chunk is given as it is.
     pub(super) fn fill(&self, mut place: Place, arrays: Vec<ArrayRef>) -> Chunk {
+        let arrays = renumbered(arrays);
         let layout = Layout::new(&arrays);
         let bytes = layout.bytes();
         let Some(reservation) = self.resized(place.reservation.take(), bytes) else {
             return Chunk::new(arrays, bytes);
         };
-        let stored = match Segment::store(&layout, reservation, &self.0.live) {
+        let (strides, runs) = match Segment::store(&layout, reservation, &self.0.live) {
             Ok(stored) => stored,
             Err(error) => {
                 metrics::counter!("jetbridge_cache_segment_failures_total").increment(1);
@@ -391,7 +393,10 @@ impl ChunkTier {
                 return Chunk::new(arrays, bytes);
             }
         };
-        let chunk = Chunk::new(stored, bytes);
+        let chunk = Chunk {
+            runs: runs.map(Arc::from),
+            ..Chunk::new(strides, bytes)
+        };
         let evicted = self.0.state.lock().put(&place, chunk.clone());
         place.store = None;
         drop(evicted);

@@ -13,19 +13,29 @@ use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 use super::decode_error;
 use super::output::{Output, OutputError};
 use super::plan::FilePlan;
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, RUN_STRIDES};
 use crate::decode::{ColumnDecoder, RowGroupBytes, SelectedColumn};
 use crate::error::ReadError;
+use crate::key::{sum_of, to_u64, to_usize};
 use crate::pages::PageLimit;
 
 /// Where one column's arrays come from.
 pub(crate) enum Supply {
     /// The chunk tier had it.
     Chunk(Chunk),
-    /// It was read to find out which rows are wanted, and these are the wanted ones.
+    /// These arrays are the wanted rows: it was read to find out which are wanted, or is held.
     Given(Vec<ArrayRef>),
     /// It is decoded for this reader alone.
     Decode,
+}
+
+impl Supply {
+    fn held(&self) -> Option<&Chunk> {
+        match self {
+            Self::Chunk(chunk) => Some(chunk),
+            _ => None,
+        }
+    }
 }
 
 /// One row group on its way to batches.
@@ -62,12 +72,15 @@ struct Decoder {
 
 /// Rows of a batch that reads nothing from the file but has columns.
 const UNREAD_ROWS: usize = 64 << 10;
+/// Bytes of a batch of held columns for a reader who maps them: no byte of it is moved, and each batch costs him as much as any.
+const MAPPED_BATCH_BYTES: usize = 32 << 20;
 
 impl Assembler {
     /// Prepares these rows of a row group; `supplies` has one entry for each column of the plan.
     pub(crate) fn new(plan: Arc<FilePlan>, row_group: usize, rows: Vec<Range<usize>>, supplies: Vec<Supply>) -> Self {
+        let (supplies, batch_bytes) = in_runs(&plan, row_group, &rows, supplies);
         let feeds = supplies.into_iter().map(|supply| Feed::new(supply, &rows)).collect();
-        let output = Output::new(Arc::clone(&plan.shape));
+        let output = Output::new(Arc::clone(&plan.shape), batch_bytes);
         Self {
             plan,
             row_group,
@@ -238,6 +251,44 @@ impl Decoder {
             Err(error) => Err(error.to_string()),
         }
     }
+}
+
+/// Where a whole row group is held and nothing is to be filtered: as many strides in one array as batches have room for. And
+/// bytes of these batches.
+fn in_runs(plan: &FilePlan, row_group: usize, rows: &[Range<usize>], supplies: Vec<Supply>) -> (Vec<Supply>, usize) {
+    let shape = &plan.shape;
+    let all_rows = plan.group(row_group).and_then(|group| usize::try_from(group.rows).ok());
+    let is_whole = matches!(rows, [only] if only.start == 0 && Some(only.end) == all_rows);
+    let held: Option<Vec<&Chunk>> = supplies.iter().map(Supply::held).collect();
+    let batch_bytes = if shape.is_mapped {
+        MAPPED_BATCH_BYTES.max(shape.batch_bytes)
+    } else {
+        shape.batch_bytes
+    };
+    let runs = match held {
+        Some(held) if is_whole && !shape.as_chunks && shape.filter.is_none() => runs_of(&held, batch_bytes),
+        _ => None,
+    };
+    match runs {
+        Some(runs) => (runs.into_iter().map(Supply::Given).collect(), batch_bytes),
+        None => (supplies, shape.batch_bytes),
+    }
+}
+
+/// Chunks in longer arrays, which all end at the same rows; none where that cannot be had without a copy.
+fn runs_of(chunks: &[&Chunk], batch_bytes: usize) -> Option<Vec<Vec<ArrayRef>>> {
+    let (first, others) = chunks.split_first()?;
+    let lengths = |chunk: &Chunk| chunk.strides.iter().map(|stride| stride.len()).collect::<Vec<_>>();
+    let first_lengths = lengths(first);
+    if others.iter().any(|other| lengths(other) != first_lengths) {
+        return None;
+    }
+    let bytes = sum_of(chunks.iter().map(|chunk| &chunk.bytes));
+    let stride_bytes = bytes.div_ceil(to_u64(first_lengths.len().max(1))).max(1);
+    let strides = to_usize(to_u64(batch_bytes) / stride_bytes).min(RUN_STRIDES);
+    // A power of two, as runs are, so that no array is cut short in their midst.
+    let strides = 1 << strides.checked_ilog2().filter(|power| *power > 0)?;
+    chunks.iter().map(|chunk| chunk.in_runs(strides)).collect()
 }
 
 /// The wanted rows of a column's strides; whole strides by reference.

@@ -16,6 +16,8 @@ use crate::pool::guarded;
 /// Filters, projects and cuts the batches of one row group.
 pub(crate) struct Output {
     shape: Arc<Shape>,
+    /// Bytes that a batch shall have, about.
+    wanted_bytes: usize,
     gathered: Vec<RecordBatch>,
     gathered_bytes: usize,
 }
@@ -32,9 +34,10 @@ const CUT_ABOVE: usize = 2;
 const CUT_ALIGN_ROWS: usize = 64;
 
 impl Output {
-    pub(crate) fn new(shape: Arc<Shape>) -> Self {
+    pub(crate) fn new(shape: Arc<Shape>, wanted_bytes: usize) -> Self {
         Self {
             shape,
+            wanted_bytes,
             gathered: Vec::new(),
             gathered_bytes: 0,
         }
@@ -46,13 +49,13 @@ impl Output {
             return Ok(Vec::new());
         };
         let bytes = batch_bytes(&kept);
-        let small = self.shape.filter.is_some() && bytes < self.shape.batch_bytes / 2;
+        let small = self.shape.filter.is_some() && bytes < self.wanted_bytes / 2;
         if !small && self.gathered.is_empty() {
-            return pieces(kept, bytes, self.shape.batch_bytes).map_err(OutputError::Batch);
+            return pieces(kept, bytes, self.wanted_bytes).map_err(OutputError::Batch);
         }
         self.gathered_bytes += bytes;
         self.gathered.push(kept);
-        if self.gathered_bytes < self.shape.batch_bytes {
+        if self.gathered_bytes < self.wanted_bytes {
             Ok(Vec::new())
         } else {
             self.flush()
@@ -68,7 +71,7 @@ impl Output {
         }
         let whole = concat_batches(&self.shape.output, &gathered).map_err(OutputError::Batch)?;
         let bytes = batch_bytes(&whole);
-        pieces(whole, bytes, self.shape.batch_bytes).map_err(OutputError::Batch)
+        pieces(whole, bytes, self.wanted_bytes).map_err(OutputError::Batch)
     }
 
     /// The rows that the filter keeps, of the columns given; none where it keeps no row.

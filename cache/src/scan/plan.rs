@@ -10,7 +10,7 @@ use crate::adapt::{Adapter, Origin};
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
 use crate::footer::{Footer, RowGroupInfo};
-use crate::key::sum_of;
+use crate::key::{sum_of, to_u64, to_usize};
 use crate::schema::Positions;
 
 /// What all units of a scan share.
@@ -153,8 +153,10 @@ const CHUNK_STRIDE_BYTES: u64 = 2 << 20;
 const CHUNK_STRIDE_ROWS: u64 = 8 << 10;
 /// Most rows of any stride.
 const STRIDE_ROWS_LIMIT: u64 = 1 << 20;
-/// Strides are whole words of a validity bitmap, so that slices of them begin at a byte.
+/// Strides are whole words of a validity bitmap, so that slices of them begin at a byte; those of chunks are 64 bytes of it, so
+/// that one stride's buffers end where the next one's may begin.
 const STRIDE_ALIGN: u64 = 64;
+const CHUNK_STRIDE_ALIGN: u64 = 512;
 /// Bytes of one stride over all columns at most, by the footer's sizes.
 const STRIDE_BYTES_LIMIT: u64 = 32 << 20;
 
@@ -162,30 +164,26 @@ const STRIDE_BYTES_LIMIT: u64 = 32 << 20;
 /// projection, so that chunks put together at different times fit each other.
 pub(crate) fn chunk_stride(group: &RowGroupInfo) -> usize {
     let bytes = sum_of(&group.decoded_bytes);
-    stride(group.rows, bytes, CHUNK_STRIDE_BYTES, CHUNK_STRIDE_ROWS)
+    let rows = stride(group.rows, bytes, CHUNK_STRIDE_BYTES, CHUNK_STRIDE_ROWS);
+    to_usize(aligned(aligned(rows, CHUNK_STRIDE_ALIGN), STRIDE_ALIGN))
 }
 
 /// Rows of a stride such that the columns asked for, which take `bytes`, make batches of `batch_bytes`.
 pub(crate) fn request_stride(group: &RowGroupInfo, bytes: u64, batch_bytes: usize) -> usize {
-    stride(
-        group.rows,
-        bytes,
-        u64::try_from(batch_bytes).unwrap_or(u64::MAX),
-        STRIDE_ALIGN,
-    )
+    let rows = stride(group.rows, bytes, to_u64(batch_bytes), STRIDE_ALIGN);
+    to_usize(aligned(rows, STRIDE_ALIGN))
 }
 
-fn stride(rows: u64, bytes: u64, target_bytes: u64, fewest: u64) -> usize {
+fn stride(rows: u64, bytes: u64, target_bytes: u64, fewest: u64) -> u64 {
     let row_bytes = bytes.div_ceil(rows.max(1)).max(1);
     let aimed = (target_bytes / row_bytes).clamp(fewest, STRIDE_ROWS_LIMIT);
     let safe = (STRIDE_BYTES_LIMIT / row_bytes).max(1);
-    let stride = aimed.min(safe);
-    usize::try_from(if stride > STRIDE_ALIGN {
-        stride / STRIDE_ALIGN * STRIDE_ALIGN
-    } else {
-        stride
-    })
-    .unwrap_or(1)
+    aimed.min(safe)
+}
+
+/// As many rows as are whole multiples of `align`, if there are any.
+fn aligned(rows: u64, align: u64) -> u64 {
+    if rows > align { rows / align * align } else { rows }
 }
 
 #[cfg(test)]
@@ -204,9 +202,9 @@ mod tests {
 
     #[test]
     fn strides_follow_the_width_of_rows() {
-        assert_eq!(chunk_stride(&group(100_000, 20_000_000)), 10_432);
+        assert_eq!(chunk_stride(&group(100_000, 20_000_000)), 10_240);
         // A thousand doubles a row: the floor of rows gives way to the bound in bytes.
-        assert_eq!(chunk_stride(&group(10_000, 80_000_000)), 4_160);
+        assert_eq!(chunk_stride(&group(10_000, 80_000_000)), 4_096);
         // One value of 100 MiB a row.
         assert_eq!(chunk_stride(&group(4, 400 << 20)), 1);
         assert_eq!(chunk_stride(&group(0, 0)), 1 << 20);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StringViewArray,
+};
 use arrow::compute::concat_batches;
 use arrow::compute::kernels::cmp::gt;
 use arrow::datatypes::{DataType, Field, Int32Type, Schema};
@@ -183,6 +185,61 @@ async fn a_column_comes_from_memory_once_it_was_read_twice() {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), empty).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_held_columns_are_as_long_as_their_reader_likes() {
+    const ROWS: i32 = 100_000;
+    let views = (0..ROWS).map(|row| Some(format!("the text of row number {row}")));
+    let views: ArrayRef = Arc::new(views.collect::<StringViewArray>());
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..16).map(|number| format!("n{number}")).collect();
+    let mut columns: Vec<_> = names.iter().map(|name| (name.as_str(), numbers(ROWS))).collect();
+    columns.push(("s", views));
+    write(&folder.path().join("a.parquet"), &columns, 1 << 20);
+    let ufs = mount(folder.path());
+    let file = open(&ufs, "a.parquet").await;
+    let cache = cache();
+    let footer = cache.footer(&file).await.unwrap();
+    let all: Vec<&str> = footer
+        .schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
+    let read = async |columns: &[&str], is_mapped: bool, limit: Option<u64>| {
+        let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
+        let schema = project(&footer.schema, &columns).unwrap();
+        let request = ScanRequest {
+            is_mapped,
+            limit,
+            ..request(vec![split(&file, &footer)], &schema)
+        };
+        let batches = collect(&cache, request).await.unwrap();
+        let lengths: Vec<usize> = batches.iter().map(|given| given.batch.num_rows()).collect();
+        (lengths, joined(&schema, &batches))
+    };
+    let (_, rows) = read(&all, false, None).await;
+    let (_, again) = read(&all, false, None).await;
+    assert_eq!(again, rows);
+    let (strides, held) = read(&all, false, None).await;
+    assert_eq!(held, rows);
+    assert!(
+        strides.len() > 6,
+        "all columns make a batch of each stride: {strides:?}"
+    );
+    // Whoever maps memory is handed all of a row group at once.
+    let (mapped, held) = read(&all, true, None).await;
+    assert_eq!((mapped.len(), &held), (1, &rows));
+    // Few columns make batches of as many bytes as many do.
+    let (few, held) = read(&["s", "n3"], false, None).await;
+    assert!(few.len() * 3 < strides.len(), "{few:?}");
+    assert_eq!(held.column(0), rows.column(16));
+    assert_eq!(held.column(1), rows.column(3));
+    // Where the end of a row group is not wanted, its texts are not given either.
+    let (limited, held) = read(&["s", "n3"], true, Some(50_000)).await;
+    assert!(limited.len() > 2, "{limited:?}");
+    assert_eq!(held.column(0), &rows.column(16).slice(0, 50_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]
