@@ -353,7 +353,7 @@ def test_each_worker_keeps_its_part(cluster: Cluster) -> None:
 
 
 def test_what_one_node_did_counts_at_all_of_them_at_once(cluster: Cluster) -> None:
-    """Whoever pinned at one node finds it kept by all, and whoever unpinned there frees it everywhere: nobody waits for news."""
+    """Whoever pinned at one node finds it kept by all, whoever unpinned there frees it everywhere: no wait for news."""
     makers = [node.connect() for node in cluster.nodes]
     others = [*makers[1:], makers[0]]
     try:

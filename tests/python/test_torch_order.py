@@ -43,7 +43,7 @@ class Run:
     even: str = "drop"
     drop_last: bool = False
 
-    def course(self, rank: int = 0, worker: int = 0, workers: int = 1) -> _native.EpochCourse:
+    def course(self, rank: int = 0, worker: int = 0, workers: int = 1, run: int = 1) -> _native.EpochCourse:
         """What one reader does."""
         request = {
             "units": [(0, number, rows, 8 * rows) for number, rows in enumerate(self.units)],
@@ -58,6 +58,7 @@ class Run:
             "drop_last": self.drop_last,
             "worker": worker,
             "workers": workers,
+            "run": run,
         }
         return _native.EpochCourse(json.dumps(request))
 
@@ -136,6 +137,20 @@ def test_workers_taken_in_turn_give_their_ranks_batches(run: Run, workers: int) 
     for rank in range(run.world):
         readers = [batches(run.course(rank, worker, workers)) for worker in range(workers)]
         assert list(in_turn(readers)) == list(batches(run.course(rank)))
+
+
+@EXAMPLES
+@given(run=runs, workers=st.integers(1, 5), length=st.integers(1, 6))
+def test_packs_taken_in_turn_give_their_ranks_batches(run: Run, workers: int, length: int) -> None:
+    for rank in range(run.world):
+        readers = [packs(batches(run.course(rank, worker, workers, length)), length) for worker in range(workers)]
+        assert list(itertools.chain.from_iterable(in_turn(readers))) == list(batches(run.course(rank)))
+
+
+def packs(reader: Iterator[Any], length: int) -> Iterator[list[Any]]:
+    """So many batches at a time, as DataLoader's worker takes them."""
+    while pack := list(itertools.islice(reader, length)):
+        yield pack
 
 
 def in_turn(readers: Sequence[Iterator[Any]]) -> Iterator[Any]:

@@ -10,11 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jetbridge as jb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from jetbridge.client import Client
 from jetbridge.scan import Dataset
 from torch.utils.data import DataLoader
 
@@ -90,6 +94,70 @@ def test_our_dataloader_counts_what_the_loop_was_handed(
         assert len(resumed) == len(whole) - 11
         assert numbers(resumed) == whole[11:]
         assert numbers(resumed) == whole, "the loop after the resumed one is a whole one"
+
+
+def assert_alike(ours: Any, other: Any) -> None:
+    """Two batches, or parts of them."""
+    assert type(ours) is type(other)
+    if isinstance(ours, torch.Tensor):
+        assert ours.dtype == other.dtype
+        assert torch.equal(ours, other)
+    elif isinstance(ours, dict):
+        assert ours.keys() == other.keys()
+        for name, value in ours.items():
+            assert_alike(value, other[name])
+    elif isinstance(ours, tuple):
+        assert len(ours) == len(other)
+        for mine, theirs in zip(ours, other, strict=True):
+            assert_alike(mine, theirs)
+    else:
+        assert ours == other
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_packs_of_workers_have_all_kinds_of_values(client: Client, folder: Path, method: str) -> None:
+    count = 3_000
+    numbers = range(count)
+    table = pa.table(
+        {
+            "n": pa.array(numbers),
+            "small": pa.array([number % 100 if number % 7 else None for number in numbers], pa.int8()),
+            "even": pa.array([number % 2 == 0 for number in numbers]),
+            "text": pa.array([f"row {number}" if number % 5 else None for number in numbers]),
+            "pair": pa.array([[number, number + 1] for number in numbers], pa.list_(pa.float32(), 2)),
+            "list": pa.array([[number] * (number % 4) for number in numbers], pa.list_(pa.int64())),
+            "nothing": pa.array([[] for _ in numbers], pa.list_(pa.int16())),
+            "part": pa.array([{"x": number / 4, "y": str(number)} for number in numbers]),
+        }
+    )
+    (folder / "kinds").mkdir(exist_ok=True)
+    pq.write_table(table, folder / "kinds" / "a.parquet", row_group_size=400)
+    client.refresh("/lake")
+    options = {"batch_size": 25, "nulls": "mask", "shuffle": True, "seed": 4}
+    data = jb.torch.IterableDataset(client.dataset("/lake/kinds"), **options)
+    here = [*jb.torch.DataLoader(data)]
+    loader = jb.torch.DataLoader(data, num_workers=2, multiprocessing_context=method)
+    assert (loader.batch_size or 0) > 1, "several batches come at a time"
+    assert len(loader) == len(here) == count // 25
+    batches = [*loader]
+    assert len(batches) == len(here)
+    for ours, other in zip(batches, here, strict=True):
+        assert_alike(ours, other)
+    # Each tensor is the loop's own, whatever else came in the same memory.
+    others = {name: value.clone() for name, value in batches[1].items() if isinstance(value, torch.Tensor)}
+    for value in batches[0].values():
+        if isinstance(value, torch.Tensor):
+            value.zero_()
+    for name, value in others.items():
+        assert torch.equal(batches[1][name], value)
+
+
+def test_a_loader_of_texts_alone_and_one_with_a_function_of_its_own(rows: Dataset, whole: list[list[int]]) -> None:
+    data = jb.torch.IterableDataset(rows.select("text"), batch_size=64)
+    texts = [text for batch in jb.torch.DataLoader(data, num_workers=2) for text in batch["text"]]
+    assert texts == [f"row {number}" for number in range(TOTAL)]
+    loader = jb.torch.DataLoader(make(rows), num_workers=2, collate_fn=lambda batch: batch["n"] + 1)
+    assert [batch.tolist() for batch in loader] == [[n + 1 for n in batch] for batch in whole]
 
 
 def test_a_plain_dataloader_with_workers_does_not_guess(rows: Dataset) -> None:

@@ -17,6 +17,7 @@ use arrow::array::ArrayRef;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub(crate) use self::runs::RUN_STRIDES;
+use self::runs::Runs;
 pub use self::segment::Segment;
 pub use self::tier::ChunkTier;
 use crate::budget::Reservation;
@@ -54,8 +55,8 @@ impl ChunkKey {
 pub struct Chunk {
     /// The arrays, in row order.
     pub strides: Arc<[ArrayRef]>,
-    /// The same rows, of [`RUN_STRIDES`] strides in each array but the last; none where these do not lie one after the other.
-    runs: Option<Arc<[ArrayRef]>>,
+    /// The same rows in fewer arrays; none where strides do not lie one after the other.
+    runs: Option<Arc<Runs>>,
     /// Bytes of the buffers that they hold, each counted once.
     pub bytes: u64,
 }
@@ -129,11 +130,6 @@ impl Chunk {
     /// The rows, so many strides in each array where a run of [`RUN_STRIDES`] has no fewer left; none where strides do not lie
     /// one after the other. No value is copied.
     pub(crate) fn in_runs(&self, strides: usize) -> Option<Vec<ArrayRef>> {
-        let runs = self.runs.as_ref()?.iter().zip(self.strides.chunks(RUN_STRIDES));
-        let parts = runs.flat_map(|(whole, run)| {
-            let begins = (0..run.len()).step_by(strides.max(1));
-            begins.map(move |from| runs::part(whole, run, from..run.len().min(from + strides.max(1))))
-        });
-        Some(parts.collect())
+        self.runs.as_ref()?.arrays(&self.strides, strides)
     }
 }

@@ -9,21 +9,44 @@
 //! ```
 //! Views say by a number in which buffer a text is. The numbers are those of the run; a stride has empty buffers in place of
 //! its neighbours'.
+//!
+//! Texts with offsets take one thing more: the offsets of each stride begin at 0, and those of a run go on. A run of all of
+//! them has them in a segment beside, made when it is first asked for and where memory is free; of fewer, they are made for
+//! each reader. Why not always: they are 4 bytes a row, a tenth of a table with many short texts, and most are never asked for.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayData, ArrayRef, AsArray, ByteView, GenericByteViewArray, make_array};
-use arrow::buffer::{Buffer, ScalarBuffer};
+use arrow::array::{
+    Array, ArrayData, ArrayRef, AsArray, ByteView, GenericByteViewArray, Int32Array, Int64Array, OffsetSizeTrait,
+    make_array,
+};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
+use parking_lot::Mutex;
 
-use super::segment::identity;
+use super::live::LiveSegments;
+use super::segment::{Layout, Segment, identity};
+use crate::budget::{Budget, Purpose};
 
 /// Most strides of a run: about what a reader who maps the memory likes to be handed at once, 32 MiB of all columns.
 pub(crate) const RUN_STRIDES: usize = 16;
 /// A text that is no longer is in its view.
 const INLINE_BYTES: u32 = 12;
+
+/// How the rows of a column that is not nested lie in its buffers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flat {
+    /// One buffer of bits.
+    Bits,
+    /// One of values of so many bytes.
+    Values(usize),
+    /// One of views, and those of their texts.
+    Views,
+    /// One of offsets, and one of texts.
+    Texts,
+}
 
 /// Strides that lie one after the other: where in their segment.
 #[derive(Debug)]
@@ -32,21 +55,190 @@ pub(super) struct Run {
     pub(super) rows: usize,
     /// Of all of them, where any has a null.
     pub(super) validity: Option<Range<usize>>,
+    /// Bits, values or views; the texts, where these have offsets.
     pub(super) values: Range<usize>,
 }
 
-/// Bytes of the first buffer of an array of this type, whose other buffers, if any, are texts that the first refers to. None
-/// for other types.
-pub(super) fn value_bytes(data_type: &DataType, rows: usize) -> Option<usize> {
-    let width = match data_type {
-        DataType::Boolean => return Some(rows.div_ceil(8)),
-        DataType::Utf8View | DataType::BinaryView => size_of::<u128>(),
-        DataType::FixedSizeBinary(bytes) => usize::try_from(*bytes).ok()?,
-        // Its keys mean nothing without its values.
-        DataType::Dictionary(..) => return None,
-        other => other.primitive_width()?,
-    };
-    rows.checked_mul(width)
+/// A run in the memory of its segment.
+#[derive(Debug)]
+pub(super) enum Whole {
+    Array(ArrayRef),
+    /// All that an array takes, but for its offsets.
+    Texts {
+        validity: Option<Buffer>,
+        texts: Buffer,
+    },
+}
+
+/// The runs of a chunk.
+#[derive(Debug)]
+pub(super) struct Runs {
+    wholes: Vec<Whole>,
+    /// Runs of texts as arrays, once they were asked for.
+    made: Mutex<Option<Arc<[ArrayRef]>>>,
+    budget: Budget,
+    live: LiveSegments,
+}
+
+impl Flat {
+    /// None for other types.
+    pub(super) fn of(data_type: &DataType) -> Option<Self> {
+        Some(match data_type {
+            DataType::Boolean => Self::Bits,
+            DataType::Utf8View | DataType::BinaryView => Self::Views,
+            DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary => Self::Texts,
+            DataType::FixedSizeBinary(bytes) => Self::Values(usize::try_from(*bytes).ok()?),
+            other => Self::Values(other.primitive_width()?),
+        })
+    }
+
+    /// The buffer of an array that lies before that of the next stride, if it is as long as its rows take.
+    pub(super) fn values_of(self, data: &ArrayData) -> Option<&Buffer> {
+        let (buffer, bytes) = match self {
+            Self::Bits => (data.buffers().first()?, data.len().div_ceil(8)),
+            Self::Values(width) => (data.buffers().first()?, data.len().checked_mul(width)?),
+            Self::Views => (data.buffers().first()?, data.len().checked_mul(size_of::<u128>())?),
+            Self::Texts => (data.buffers().get(1)?, text_bytes(data)?),
+        };
+        (buffer.len() == bytes).then_some(buffer)
+    }
+}
+
+/// Bytes of the texts of an array with offsets; none where the first is not at 0.
+fn text_bytes(data: &ArrayData) -> Option<usize> {
+    match data.data_type() {
+        DataType::LargeUtf8 | DataType::LargeBinary => last_offset::<i64>(data),
+        _ => last_offset::<i32>(data),
+    }
+}
+
+fn last_offset<O: OffsetSizeTrait>(data: &ArrayData) -> Option<usize> {
+    let offsets = data.buffers().first()?.typed_data::<O>();
+    let last = offsets.get(data.len())?.as_usize();
+    (offsets.first()?.as_usize() == 0).then_some(last)
+}
+
+impl Runs {
+    pub(super) fn new(wholes: Vec<Whole>, budget: Budget, live: LiveSegments) -> Self {
+        Self {
+            wholes,
+            made: Mutex::default(),
+            budget,
+            live,
+        }
+    }
+
+    /// The rows of these strides, so many of them in each array where a run has no fewer left; none where there is no memory
+    /// for that.
+    pub(super) fn arrays(&self, strides: &[ArrayRef], each: usize) -> Option<Vec<ArrayRef>> {
+        if each >= RUN_STRIDES {
+            return self.whole(strides);
+        }
+        let runs = self.wholes.iter().zip(strides.chunks(RUN_STRIDES));
+        let parts = runs.flat_map(|(whole, run)| {
+            let begins = (0..run.len()).step_by(each.max(1));
+            begins.map(move |from| whole.part(run, from..run.len().min(from + each.max(1))))
+        });
+        parts.collect()
+    }
+
+    fn whole(&self, strides: &[ArrayRef]) -> Option<Vec<ArrayRef>> {
+        let arrays: Option<Vec<ArrayRef>> = self.wholes.iter().map(Whole::array).collect();
+        if arrays.is_some() {
+            return arrays;
+        }
+        let mut made = self.made.lock();
+        if made.is_none() {
+            *made = Some(self.with_offsets(strides)?.into());
+        }
+        made.as_ref().map(|made| made.to_vec())
+    }
+
+    /// Runs of texts as arrays, their offsets in a segment.
+    fn with_offsets(&self, strides: &[ArrayRef]) -> Option<Vec<ArrayRef>> {
+        let offsets: Option<Vec<ArrayRef>> = strides.chunks(RUN_STRIDES).map(offsets_of).collect();
+        let layout = Layout::new(&offsets?);
+        let room = self.budget.take_free(layout.bytes(), Purpose::Chunks)?;
+        // Where the system has no more memory files, each reader is given strides.
+        let (offsets, _) = Segment::store(&layout, room, &self.live).ok()?;
+        let runs = self.wholes.iter().zip(strides.chunks(RUN_STRIDES)).zip(offsets);
+        runs.map(|((whole, run), offsets)| whole.texts(run, 0..run.len(), &offsets))
+            .collect()
+    }
+}
+
+impl Whole {
+    fn array(&self) -> Option<ArrayRef> {
+        match self {
+            Self::Array(array) => Some(Arc::clone(array)),
+            Self::Texts { .. } => None,
+        }
+    }
+
+    /// Some strides of `run`, which this is.
+    fn part(&self, run: &[ArrayRef], strides: Range<usize>) -> Option<ArrayRef> {
+        let some = &run[strides.clone()];
+        match self {
+            _ if some.len() == 1 => some.first().cloned(),
+            Self::Array(whole) => Some(part(whole, rows(&run[..strides.start]), some)),
+            Self::Texts { .. } => self.texts(run, strides, &offsets_of(some)?),
+        }
+    }
+
+    /// The texts of some strides of `run` with these offsets.
+    #[expect(unsafe_code, reason = "validating texts anew would read all of them")]
+    fn texts(&self, run: &[ArrayRef], strides: Range<usize>, offsets: &ArrayRef) -> Option<ArrayRef> {
+        let Self::Texts { validity, texts } = self else {
+            return None;
+        };
+        let (before, some) = run[..strides.end].split_at(strides.start);
+        let bytes = |strides: &[ArrayRef]| {
+            strides
+                .iter()
+                .map(|stride| text_bytes(&stride.to_data()))
+                .sum::<Option<usize>>()
+        };
+        let (from, rows) = (rows(before), rows(some));
+        let validity = validity
+            .clone()
+            .map(|bits| NullBuffer::new(BooleanBuffer::new(bits, from, rows)));
+        let builder = ArrayData::builder(some.first()?.data_type().clone())
+            .len(rows)
+            .add_buffer(offsets.to_data().buffers().first()?.clone())
+            .add_buffer(texts.slice_with_length(bytes(before)?, bytes(some)?))
+            .nulls(validity);
+        // SAFETY: these are the texts of valid arrays, one after the other, with offsets that go on from one to the next, and a
+        // bit of validity for each.
+        Some(make_array(unsafe { builder.build_unchecked() }))
+    }
+}
+
+fn rows(strides: &[ArrayRef]) -> usize {
+    strides.iter().map(|stride| stride.len()).sum()
+}
+
+/// The offsets of these strides' texts, one after the other.
+fn offsets_of(strides: &[ArrayRef]) -> Option<ArrayRef> {
+    Some(match strides.first()?.data_type() {
+        DataType::LargeUtf8 | DataType::LargeBinary => Arc::new(Int64Array::new(going_on::<i64>(strides)?, None)),
+        _ => Arc::new(Int32Array::new(going_on::<i32>(strides)?, None)),
+    })
+}
+
+fn going_on<O: OffsetSizeTrait>(strides: &[ArrayRef]) -> Option<ScalarBuffer<O>> {
+    let mut offsets: Vec<O> = Vec::with_capacity(rows(strides) + 1);
+    let mut bytes = 0usize;
+    for stride in strides {
+        let data = stride.to_data();
+        let base = O::from_usize(bytes)?;
+        bytes = bytes.checked_add(last_offset::<O>(&data)?)?;
+        // The last one is the largest: where it fits, all do.
+        O::from_usize(bytes)?;
+        let own = data.buffers().first()?.typed_data::<O>();
+        offsets.extend(own.get(..data.len())?.iter().map(|offset| base + *offset));
+    }
+    offsets.push(O::from_usize(bytes)?);
+    Some(offsets.into())
 }
 
 /// Strides whose views number the buffers of their run.
@@ -109,16 +301,8 @@ fn trusted<T: ByteViewType>(
     unsafe { GenericByteViewArray::new_unchecked(views, buffers, of.nulls().cloned()) }
 }
 
-/// So many strides of `run`, whose array is `whole`, from one of them on.
-pub(super) fn part(whole: &ArrayRef, run: &[ArrayRef], strides: Range<usize>) -> ArrayRef {
-    if strides.len() == run.len() {
-        return Arc::clone(whole);
-    }
-    let rows = |strides: &[ArrayRef]| strides.iter().map(|stride| stride.len()).sum::<usize>();
-    let (from, strides) = (rows(&run[..strides.start]), &run[strides]);
-    if let [only] = strides {
-        return Arc::clone(only);
-    }
+/// The rows of `strides` of an array, in which they begin at `from`.
+fn part(whole: &ArrayRef, from: usize, strides: &[ArrayRef]) -> ArrayRef {
     let part = whole.slice(from, rows(strides));
     match part.data_type() {
         DataType::Utf8View => shown::<StringViewType>(&part, strides),
@@ -149,29 +333,32 @@ pub(super) fn texts(strides: &[ArrayData]) -> impl Iterator<Item = Buffer> {
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        BinaryViewArray, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Int32Array, Int64Array, ListArray,
+        BinaryViewArray, BooleanArray, DictionaryArray, FixedSizeBinaryArray, LargeBinaryArray, ListArray, StringArray,
         StringViewArray, StringViewBuilder,
     };
     use arrow::compute::concat;
     use arrow::datatypes::Int32Type;
     use proptest::prelude::*;
 
-    use super::super::live::LiveSegments;
-    use super::super::segment::{Layout, Segment};
-    use super::super::{Chunk, RUN_STRIDES};
+    use super::super::Chunk;
     use super::*;
-    use crate::budget::{Budget, Purpose};
 
     /// As few rows as strides of chunks have where they are whole.
     const STRIDE_ROWS: usize = 512;
-    const KINDS: [&str; 6] = ["numbers", "truths", "bytes", "texts", "words", "views"];
+    const KINDS: [&str; 8] = [
+        "numbers", "truths", "bytes", "texts", "words", "views", "strings", "large",
+    ];
 
     fn chunk(strides: Vec<ArrayRef>) -> (Chunk, LiveSegments) {
+        in_budget(strides, &Budget::new(1 << 30))
+    }
+
+    fn in_budget(strides: Vec<ArrayRef>, budget: &Budget) -> (Chunk, LiveSegments) {
         let live = LiveSegments::default();
         let layout = Layout::new(&renumbered(strides));
-        let reservation = Budget::new(1 << 30).take(layout.bytes(), Purpose::Chunks).unwrap();
+        let reservation = budget.take(layout.bytes(), Purpose::Chunks).unwrap();
         let (strides, runs) = Segment::store(&layout, reservation, &live).unwrap();
-        let runs = runs.map(Arc::from);
+        let runs = runs.map(|wholes| Arc::new(Runs::new(wholes, budget.clone(), live.clone())));
         (
             Chunk {
                 runs,
@@ -188,7 +375,7 @@ mod tests {
 
     /// A stride of values that follow from its rows' numbers; every `null_every`th is null.
     fn stride(kind: &str, rows: Range<usize>, null_every: Option<usize>, words: &StringViewArray) -> ArrayRef {
-        let valid = |row: &usize| null_every.is_none_or(|every| row % every != 0);
+        let valid = |row: &usize| null_every.is_none_or(|every| !row.is_multiple_of(every));
         let given = rows.map(|row| valid(&row).then_some(row));
         match kind {
             "numbers" => Arc::new(
@@ -202,7 +389,8 @@ mod tests {
                 Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(values, 8).unwrap())
             }
             "texts" => Arc::new(given.map(|row| row.map(text)).collect::<StringViewArray>()),
-            // Several buffers a stride.
+            "strings" => Arc::new(given.map(|row| row.map(text)).collect::<StringArray>()),
+            "large" => Arc::new(LargeBinaryArray::from_iter(given.map(|row| row.map(text)))),
             "views" => Arc::new(BinaryViewArray::from_iter(given.map(|row| row.map(text)))),
             // All strides have the dictionary's buffer, and some have one of their own as well.
             "words" => {
@@ -265,17 +453,40 @@ mod tests {
                 data.validate_full().unwrap();
                 prop_assert_eq!(data.null_count() > 0, data.nulls().is_some());
                 let buffers = data.buffers().iter().chain(data.nulls().map(|nulls| nulls.buffer()));
-                for buffer in buffers.filter(|buffer| !buffer.is_empty()) {
-                    prop_assert!(live.of(buffer).is_some(), "a copy");
-                }
+                // Offsets of parts of a run are made for the reader, all else is where it was.
+                let made = usize::from(each < RUN_STRIDES && matches!(kind, "strings" | "large"));
+                let copies = buffers.filter(|buffer| !buffer.is_empty() && live.of(buffer).is_none()).count();
+                prop_assert!(copies <= made, "{copies} copies");
                 if run.len() < all.len() && matches!(kind, "texts" | "views") {
                     let shown: usize = data.buffers()[1..].iter().map(Buffer::len).sum();
-                    let others: usize = kept.strides.iter().map(|stride| held(stride)).sum();
+                    let others: usize = kept.strides.iter().map(held).sum();
                     prop_assert!(shown < others || others == 0, "texts of other runs come along");
                 }
             }
             prop_assert_eq!(from, rows);
         }
+    }
+
+    #[test]
+    fn offsets_of_runs_are_made_once_where_memory_is_free_and_go_with_the_chunk() {
+        let budget = Budget::new(1 << 20);
+        let texts = |from| stride("strings", from..from + STRIDE_ROWS, None, &words());
+        let (kept, live) = in_budget(vec![texts(0), texts(STRIDE_ROWS)], &budget);
+        let held = |budget: &Budget| budget.used_bytes(Purpose::Chunks);
+        let before = held(&budget);
+        let full = budget.take_free((1 << 20) - before, Purpose::Scans).unwrap();
+        assert!(kept.in_runs(RUN_STRIDES).is_none(), "no memory is free");
+        drop(full);
+        let runs = kept.in_runs(RUN_STRIDES).unwrap();
+        let offset_bytes = u64::try_from((2 * STRIDE_ROWS + 1) * 4).unwrap();
+        assert_eq!(held(&budget), before + offset_bytes);
+        let again = kept.in_runs(RUN_STRIDES).unwrap();
+        assert!(runs[0].to_data().ptr_eq(&again[0].to_data()));
+        assert_eq!((held(&budget), live.len()), (before + offset_bytes, 2));
+        drop(kept);
+        assert_eq!(live.len(), 2, "arrays keep them");
+        drop((runs, again));
+        assert_eq!((held(&budget), live.len()), (0, 0));
     }
 
     fn held(stride: &ArrayRef) -> usize {

@@ -31,7 +31,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::live::LiveSegments;
-use super::runs::{RUN_STRIDES, Run, texts, value_bytes};
+use super::runs::{Flat, RUN_STRIDES, Run, Whole, texts};
 use crate::budget::Reservation;
 use crate::key::to_u64;
 
@@ -62,8 +62,8 @@ unsafe impl Send for Segment {}
 unsafe impl Sync for Segment {}
 
 impl Segment {
-    /// The arrays, moved into a segment of their own, which is listed in `live`; and the runs of them, where each run is one
-    /// array. `reservation` is shrunk to what the segment takes, and must be at least [`Layout::bytes`] of the arrays' layout.
+    /// The arrays, moved into a segment of their own, which is listed in `live`; and the runs of them, where they lie one after
+    /// the other. `reservation` is shrunk to what the segment takes, and must be at least [`Layout::bytes`] of the arrays' layout.
     ///
     /// # Errors
     /// Where the system gives no more memory, descriptors or mappings.
@@ -71,7 +71,7 @@ impl Segment {
         layout: &Layout,
         mut reservation: Reservation,
         live: &LiveSegments,
-    ) -> io::Result<(Vec<ArrayRef>, Option<Vec<ArrayRef>>)> {
+    ) -> io::Result<(Vec<ArrayRef>, Option<Vec<Whole>>)> {
         if layout.bytes == 0 {
             let arrays = layout.arrays.iter().map(|data| make_array(data.clone()));
             return Ok((arrays.collect(), None));
@@ -88,11 +88,7 @@ impl Segment {
         });
         live.add(&segment);
         let strides: Vec<ArrayData> = layout.arrays.iter().map(|data| segment.over(layout, data)).collect();
-        let whole = |runs: &Vec<Run>| {
-            runs.iter()
-                .map(|run| make_array(segment.whole(run, &strides)))
-                .collect()
-        };
+        let whole = |runs: &Vec<Run>| runs.iter().map(|run| segment.whole(run, &strides)).collect();
         let runs = layout.runs.as_ref().map(whole);
         Ok((strides.into_iter().map(make_array).collect(), runs))
     }
@@ -148,20 +144,30 @@ impl Segment {
         unsafe { builder.build_unchecked() }
     }
 
-    /// A run of `strides` of this segment as one array.
+    /// A run of `strides` of this segment.
     #[expect(unsafe_code, reason = "validating an array anew would read all of it")]
-    fn whole(self: &Arc<Self>, run: &Run, strides: &[ArrayData]) -> ArrayData {
+    fn whole(self: &Arc<Self>, run: &Run, strides: &[ArrayData]) -> Whole {
         let strides = &strides[run.strides.clone()];
-        let validity = run.validity.clone().map(|bitmap| self.span(bitmap));
-        let nulls = validity.map(|bitmap| NullBuffer::new(BooleanBuffer::new(bitmap, 0, run.rows)));
-        let builder = ArrayData::builder(strides[0].data_type().clone())
+        let data_type = strides[0].data_type();
+        let (validity, values) = (
+            run.validity.clone().map(|bytes| self.span(bytes)),
+            self.span(run.values.clone()),
+        );
+        if Flat::of(data_type) == Some(Flat::Texts) {
+            return Whole::Texts {
+                validity,
+                texts: values,
+            };
+        }
+        let nulls = validity.map(|bits| NullBuffer::new(BooleanBuffer::new(bits, 0, run.rows)));
+        let builder = ArrayData::builder(data_type.clone())
             .len(run.rows)
-            .add_buffer(self.span(run.values.clone()))
+            .add_buffer(values)
             .add_buffers(texts(strides))
             .nulls(nulls);
         // SAFETY: the values of valid arrays, one after the other and as many as there are rows; views find their texts by the
         // numbers of the run, and a bitmap has a bit for each row.
-        unsafe { builder.build_unchecked() }
+        Whole::Array(make_array(unsafe { builder.build_unchecked() }))
     }
 
     fn buffer(self: &Arc<Self>, layout: &Layout, of: &Buffer) -> Buffer {
@@ -217,12 +223,13 @@ impl Layout {
             bytes: 0,
         };
         let arrays = layout.arrays.clone();
-        if arrays.iter().all(|data| value_bytes(data.data_type(), 0).is_some()) {
-            let runs = (0..arrays.len()).step_by(RUN_STRIDES);
-            let placed: Vec<_> = runs.map(|from| layout.place_run(&arrays, from)).collect();
-            layout.runs = placed.into_iter().collect();
-        } else {
-            arrays.iter().for_each(|data| layout.place_all(data));
+        match arrays.first().and_then(|data| Flat::of(data.data_type())) {
+            Some(flat) => {
+                let runs = (0..arrays.len()).step_by(RUN_STRIDES);
+                let placed: Vec<_> = runs.map(|from| layout.place_run(&arrays, from, flat)).collect();
+                layout.runs = placed.into_iter().collect();
+            }
+            None => arrays.iter().for_each(|data| layout.place_all(data)),
         }
         layout
     }
@@ -233,48 +240,56 @@ impl Layout {
         to_u64(self.bytes)
     }
 
-    /// Places the flat arrays of the run that begins at `from`, their buffers kind by kind; none where these do not lie one
-    /// after the other then.
-    fn place_run(&mut self, arrays: &[ArrayData], from: usize) -> Option<Run> {
+    /// Places the arrays of the run that begins at `from`, their buffers kind by kind; none where these do not lie one after the
+    /// other then.
+    fn place_run(&mut self, arrays: &[ArrayData], from: usize, flat: Flat) -> Option<Run> {
         let run = &arrays[from..arrays.len().min(from + RUN_STRIDES)];
         let bitmaps: Vec<Buffer> = match run.iter().any(|data| data.nulls().is_some()) {
             true => run.iter().map(bitmap_of).collect(),
             false => Vec::new(),
         };
         bitmaps.iter().for_each(|bitmap| self.place(bitmap));
-        let values: Vec<&Buffer> = run.iter().filter_map(|data| data.buffers().first()).collect();
-        values.iter().for_each(|buffer| self.place(buffer));
-        let texts = run.iter().flat_map(|data| data.buffers().iter().skip(1));
-        texts.for_each(|buffer| self.place(buffer));
+        let firsts = run.iter().filter_map(|data| data.buffers().first());
+        firsts.for_each(|buffer| self.place(buffer));
+        let others = run.iter().flat_map(|data| data.buffers().iter().skip(1));
+        match flat {
+            Flat::Texts => {
+                self.bytes = self.bytes.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
+                others.for_each(|texts| self.place_at(self.bytes, texts));
+            }
+            _ => others.for_each(|buffer| self.place(buffer)),
+        }
         let is_whole = |data: &ArrayData| data.offset() == 0 && data.nulls().is_none_or(|nulls| nulls.offset() == 0);
-        let bytes_of_values = |data: &ArrayData| value_bytes(data.data_type(), data.len());
-        let bytes_of_bits = |data: &ArrayData| Some(data.len().div_ceil(8));
         let is_whole_bytes = |data: &ArrayData| data.len().is_multiple_of(8);
         let (_, before_last) = run.split_last()?;
         (run.iter().all(is_whole) && before_last.iter().all(is_whole_bytes)).then_some(())?;
+        let is_right = |(bitmap, data): (&Buffer, &ArrayData)| bitmap.len() == data.len().div_ceil(8);
+        let validity = match bitmaps.as_slice() {
+            [] => None,
+            some if some.iter().zip(run).all(is_right) => Some(self.span(some.iter())?),
+            _ => return None,
+        };
+        let values: Option<Vec<&Buffer>> = run.iter().map(|data| flat.values_of(data)).collect();
         Some(Run {
             strides: from..from + run.len(),
             rows: run.iter().map(ArrayData::len).sum(),
-            values: self.span(values.into_iter().zip(run.iter().map(bytes_of_values)))?,
-            validity: match bitmaps.as_slice() {
-                [] => None,
-                bitmaps => Some(self.span(bitmaps.iter().zip(run.iter().map(bytes_of_bits)))?),
-            },
+            validity,
+            values: self.span(values?.into_iter())?,
         })
     }
 
-    /// Where these buffers lie, if they are as long as said and lie one after the other.
-    fn span<'a>(&self, buffers: impl Iterator<Item = (&'a Buffer, Option<usize>)>) -> Option<Range<usize>> {
+    /// Where these buffers lie, if they lie one after the other.
+    fn span<'a>(&self, buffers: impl Iterator<Item = &'a Buffer>) -> Option<Range<usize>> {
         let mut span: Option<Range<usize>> = None;
-        for (buffer, bytes) in buffers {
+        for buffer in buffers.filter(|buffer| !buffer.is_empty()) {
             let offset = *self.offsets.get(&identity(buffer))?;
-            let begin = span.as_ref().map_or(offset, |span| span.end);
-            if begin != offset || bytes != Some(buffer.len()) {
+            let begin = span.as_ref().map_or(offset, |span| span.start);
+            if span.is_some_and(|span| span.end != offset) {
                 return None;
             }
-            span = Some(span.map_or(offset, |span| span.start)..offset + buffer.len());
+            span = Some(begin..offset + buffer.len());
         }
-        span
+        Some(span.unwrap_or(0..0))
     }
 
     fn place_all(&mut self, data: &ArrayData) {
@@ -284,10 +299,13 @@ impl Layout {
     }
 
     fn place(&mut self, buffer: &Buffer) {
+        self.place_at(self.bytes.next_multiple_of(BUFFER_ALIGNMENT_BYTES), buffer);
+    }
+
+    fn place_at(&mut self, offset: usize, buffer: &Buffer) {
         if buffer.is_empty() || self.offsets.contains_key(&identity(buffer)) {
             return;
         }
-        let offset = self.bytes.next_multiple_of(BUFFER_ALIGNMENT_BYTES);
         self.offsets.insert(identity(buffer), offset);
         self.buffers.push((offset, buffer.clone()));
         self.bytes = offset + buffer.len();

@@ -23,7 +23,7 @@ use arrow::buffer::Buffer;
 use parking_lot::Mutex;
 
 use super::live::LiveSegments;
-use super::runs::renumbered;
+use super::runs::{Runs, renumbered};
 use super::segment::{Layout, Segment};
 use super::{Chunk, ChunkKey, Place, Sought};
 use crate::budget::{Budget, Purpose, Reservation, Yielding};
@@ -394,7 +394,7 @@ impl ChunkTier {
             }
         };
         let chunk = Chunk {
-            runs: runs.map(Arc::from),
+            runs: runs.map(|wholes| Arc::new(Runs::new(wholes, self.0.budget.clone(), self.0.live.clone()))),
             ..Chunk::new(strides, bytes)
         };
         let evicted = self.0.state.lock().put(&place, chunk.clone());

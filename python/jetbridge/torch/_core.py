@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, Literal
@@ -125,6 +126,8 @@ class Epochs(Source):
         #: A loaded state that no iteration took up yet, its number, and what this worker had given after it.
         self._resume: tuple[Position, int, int] | None = None
         self._position: Position | None = None
+        #: Steps that a DataLoader worker makes before it is the next one's turn.
+        self._run = 1
         #: Whether somebody counts what DataLoader workers give.
         self._is_counted = False
         self._loads_seen = 0
@@ -167,6 +170,19 @@ class Epochs(Source):
         """Steps that the next iteration has on this rank, all its workers together."""
         course = _native.EpochCourse(dumped(self._request(self._start()[0], (0, 1))))
         return course.rank_steps
+
+    def batch_bytes(self) -> int:
+        """Decoded bytes of a batch, about."""
+        return sum(self.units.bytes) * self.settings.batch_size // max(1, self.units.total_rows)
+
+    @contextmanager
+    def in_packs_of(self, steps: int) -> Iterator[None]:
+        """DataLoader workers that are started meanwhile make so many steps in a row each."""
+        self._run = steps
+        try:
+            yield
+        finally:
+            self._run = 1
 
     def columns(self, worker: WorkerOf | None) -> Iteration:
         """The batches of the next iteration that fall to this worker; all of the rank's where it is none."""
@@ -256,6 +272,7 @@ class Epochs(Source):
             "rank": found.rank,
             "worker": worker[0],
             "workers": worker[1],
+            "run": self._run,
             "skip": given,
         }
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from torch.utils.data import DataLoader as TorchDataLoader
 
 from jetbridge.errors import InvalidRequestError
 from jetbridge.torch._dataset import IterableDataset
+from jetbridge.torch._packs import batches_of_pack, pack
 from jetbridge.torch._tensors import Batch
 
 
@@ -21,6 +23,9 @@ class DataLoader(TorchDataLoader[Batch]):
 
     It takes torch's arguments but those about batches, which the dataset makes. What is counted is what the loop over
     it was handed: batches that workers hold ready do not count, and come again after a resumption.
+
+    Workers send several batches at a time, in one piece of shared memory of about 2 MiB, unless there is a
+    ``collate_fn``. A tensor that is kept keeps all of its piece: ``clone()`` what outlives its step.
 
     >>> data = jb.torch.IterableDataset(client.dataset("/lake/trips").select("id"), batch_size=300)
     >>> loader = jb.torch.DataLoader(data)
@@ -34,16 +39,30 @@ class DataLoader(TorchDataLoader[Batch]):
             if options.get(name):
                 raise InvalidRequestError(f"{name} is an argument of the dataset, which makes the batches")
             options.pop(name, None)
-        super().__init__(dataset, batch_size=None, **options)
+        workers = options.get("num_workers", 0)
+        if workers > 0 and options.get("collate_fn") is None:
+            epochs = dataset.epochs
+            options["batch_size"] = batches_of_pack(epochs.batch_bytes(), epochs.steps(), workers)
+            options["collate_fn"] = pack
+        super().__init__(dataset, **{"batch_size": None, **options})
 
     def __iter__(self) -> Any:
+        epochs = self._data.epochs
         # Before workers share them.
-        self._data.epochs.take_numbers()
+        epochs.take_numbers()
+        if self.collate_fn is pack:
+            # They are started here, with copies of the dataset.
+            with epochs.in_packs_of(self.batch_size or 1):
+                packs = super().__iter__()
+            return self._counted(chain.from_iterable(packs))
         batches = super().__iter__()
         if self.num_workers == 0:
             # The dataset counts itself what is taken in this process.
             return batches
         return self._counted(batches)
+
+    def __len__(self) -> int:
+        return len(self._data)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the loop is."""

@@ -15,9 +15,11 @@ pub(super) struct Plan {
     pub(super) before: Vec<Taken>,
     pub(super) pace: Pace,
     pub(super) rank: u64,
-    /// The first step of this reader, and how many there are from one of its steps to the next.
-    pub(super) first: u64,
-    pub(super) every: u64,
+    /// Which of the rank's readers this is, and of how many.
+    pub(super) reader: u64,
+    pub(super) readers: u64,
+    /// Steps that a reader makes before it is the next one's turn; 1 or more.
+    pub(super) run: u64,
 }
 
 /// The steps of one reader.
@@ -26,8 +28,9 @@ pub(super) struct Course {
     pub(super) order: Order,
     left: Left,
     share: Share,
-    first: u64,
-    every: u64,
+    reader: u64,
+    readers: u64,
+    run: u64,
 }
 
 /// Rows of a batch that follow each other in a clump.
@@ -51,8 +54,9 @@ impl Course {
             share: Share::new(&left, plan.rank, plan.pace)?,
             order,
             left,
-            first: plan.first,
-            every: plan.every.max(1),
+            reader: plan.reader,
+            readers: plan.readers.max(1),
+            run: plan.run.max(1),
         })
     }
 
@@ -63,7 +67,10 @@ impl Course {
 
     /// This reader's step of a number, counted from 0; none after its last.
     pub(super) fn step(&self, number: u64) -> Option<u64> {
-        let step = self.first.checked_add(number.checked_mul(self.every)?)?;
+        let turn = (number / self.run)
+            .checked_mul(self.readers)?
+            .checked_add(self.reader)?;
+        let step = turn.checked_mul(self.run)?.checked_add(number % self.run)?;
         (step < self.share.steps()).then_some(step)
     }
 

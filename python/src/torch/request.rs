@@ -45,6 +45,9 @@ pub(super) struct Request {
     worker: u64,
     #[serde(default = "one")]
     workers: u64,
+    /// Steps that a reader makes before it is the next one's turn.
+    #[serde(default = "one")]
+    run: u64,
     /// This reader's steps that were handed out.
     #[serde(default)]
     pub(super) skip: u64,
@@ -111,8 +114,9 @@ impl Request {
         if request.world == 0 || request.rank >= request.world {
             return Err(format!("rank {} of {} does not exist", request.rank, request.world));
         }
-        if request.batch_size == 0 || request.workers == 0 || request.worker >= request.workers {
-            return Err("a batch has one row or more, and a worker's number is below that of the workers".to_owned());
+        if request.batch_size == 0 || request.workers == 0 || request.worker >= request.workers || request.run == 0 {
+            let rules = "a batch has one row or more, a run one step or more, and a worker's number is below that of the workers";
+            return Err(rules.to_owned());
         }
         Ok(request)
     }
@@ -141,8 +145,9 @@ impl Request {
                 drop_last: self.drop_last,
             },
             rank: self.rank,
-            first: self.worker,
-            every: self.workers,
+            reader: self.worker,
+            readers: self.workers,
+            run: self.run,
         })
     }
 
