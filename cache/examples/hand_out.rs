@@ -14,7 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use futures::TryStreamExt;
 use jetbridge_cache::key::RowGroup;
 use jetbridge_cache::page::OpenFile;
-use jetbridge_cache::scan::{Ahead, ScanRequest, Split};
+use jetbridge_cache::scan::{Ahead, ScanRequest, Split, Taker};
 use jetbridge_cache::ufs::{StoreSpec, Ufs, UfsContext, UfsLimits};
 use jetbridge_cache::{Cache, CacheConfig};
 
@@ -109,7 +109,7 @@ async fn read(cache: &Cache, files: &Files, schema: &SchemaRef) -> Result<(usize
         limit: None,
         skip: 0,
         batch_bytes: BATCH_BYTES,
-        is_mapped: false,
+        taker: Taker::Sends,
         ahead: Ahead::Far,
     });
     let (mut rows, mut bytes) = (0, 0);

@@ -62,6 +62,16 @@ impl Adapter {
             })
     }
 
+    /// Whether of columns of these types nothing is made but what [`Self::passes`], and one value for all rows.
+    pub(crate) fn makes_little(&self, decoded: &[&DataType]) -> bool {
+        let mut columns = self.schema.fields().iter().zip(&self.origins);
+        columns.all(|(field, origin)| match origin {
+            Origin::Decoded(at) => decoded.get(*at) == Some(&field.data_type()),
+            Origin::Constant(_) => true,
+            Origin::Missing => false,
+        })
+    }
+
     /// Makes a batch of `rows` rows.
     pub(crate) fn batch(&self, decoded: &[ArrayRef], rows: usize) -> Result<RecordBatch, Misfit> {
         let columns = self.schema.fields().iter().zip(&self.origins).map(|(field, origin)| {

@@ -449,8 +449,16 @@ fn canonical_list<O: OffsetSizeTrait>(array: &ArrayRef, item: &FieldRef) -> Resu
 /// Bytes that an array shows, which for a slice is less than it holds.
 pub(crate) fn shown_bytes(array: &ArrayRef) -> usize {
     let held = || array.get_array_memory_size();
-    // Slices of views are compacted where they are made, so those show what they hold.
-    if has_views(array.data_type()) {
+    if matches!(array.data_type(), DataType::Utf8View | DataType::BinaryView) {
+        // Its buffers may be parts of longer ones.
+        let (data, bitmap) = (
+            array.to_data(),
+            array.nulls().map_or(0, |nulls| nulls.len().div_ceil(8)),
+        );
+        let texts: usize = data.buffers().iter().skip(1).map(|buffer| buffer.len()).sum();
+        array.len() * size_of::<u128>() + texts + bitmap
+    } else if has_views(array.data_type()) {
+        // Slices of views are compacted where they are made, so those show what they hold.
         held()
     } else {
         array.to_data().get_slice_memory_size().unwrap_or_else(|_| held())

@@ -72,6 +72,7 @@ pub(crate) struct Fetch {
     pub(crate) tickets: Arc<Tickets>,
     pub(crate) places: Vec<Place>,
     pub(crate) turn: Turn,
+    pub(crate) batch_bytes: Option<u64>,
     pub(crate) seam: Seam,
     pub(crate) counters: Arc<Counters>,
     pub(crate) events: mpsc::Sender<Event>,
@@ -205,7 +206,8 @@ impl Fetch {
     async fn read_shared(&mut self, path: PathBuf) -> Result<(), Stopped> {
         let ticket = self.tickets.get(self.turn.position);
         let sockets = &self.client.sockets;
-        let mut stream = SharedStream::open(sockets, &path, ticket, &self.schema, &self.turn).await?;
+        let mut stream =
+            SharedStream::open(sockets, &path, ticket, self.batch_bytes, (&self.schema, &self.turn)).await?;
         let flight = self.flight_address();
         loop {
             // On the socket, a server that stands still is as silent as one that reads for long.

@@ -49,6 +49,9 @@ pub struct ReadOptions {
     pub budget_bytes: Option<u64>,
     /// Streams of this reader from each worker at once, in the same case. Default: the client's.
     pub streams_per_worker: Option<usize>,
+    /// Bytes of a batch, at most about, where a server on this host hands over its memory; elsewhere they are shorter. Default: as
+    /// the server likes.
+    pub batch_bytes: Option<u64>,
 }
 
 /// Rows of one endpoint.
@@ -374,6 +377,7 @@ impl Running {
                     budget: Arc::clone(&self.budget),
                     position,
                 },
+                batch_bytes: options.batch_bytes,
                 seam: Seam::after(options.skip_rows.get(&endpoint).copied().unwrap_or(0)),
                 counters: Arc::clone(counters),
                 events: self.sender.clone(),

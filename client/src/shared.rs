@@ -150,7 +150,7 @@ impl Drop for Sweeping {
 }
 
 impl SharedStream {
-    /// Asks for a ticket's rows at a server's socket.
+    /// Asks for a ticket's rows at a server's socket, in batches of so many bytes at most, if any.
     ///
     /// # Errors
     /// CONNECT where nobody listens, or not to this user.
@@ -158,12 +158,13 @@ impl SharedStream {
         sockets: &Arc<Sockets>,
         path: &Path,
         ticket: Bytes,
-        schema: &SchemaRef,
-        turn: &Turn,
+        batch_bytes: Option<u64>,
+        (schema, turn): (&SchemaRef, &Turn),
     ) -> Result<Self> {
         let (shared, at) = (Arc::clone(sockets), path.to_owned());
         let taken = spawn_blocking(move || shared.take(&at)).await;
         let mut client = taken.map_err(|error| Error::broken(&error))??;
+        client.limit_batches(batch_bytes);
         let is_ours = Arc::new(Mutex::new(true));
         let stop = Stop {
             stopper: client.stopper(),

@@ -235,7 +235,10 @@ async fn take_back(store: &dyn MetaStore, key: &str, revision: u64, before: Opti
 pub async fn check_free(node: &Node, path: &NsPath) -> Result<(), ServiceError> {
     let pins = match listed(node.cluster.store().as_ref()).await {
         Ok(pins) => pins.into_iter().map(|(_, pin)| pin).collect(),
-        Err(_) => node.pins.list(),
+        Err(error) => {
+            tracing::debug!(%error, "the metadata store does not say what is pinned");
+            node.pins.list()
+        }
     };
     let table = node.namespace.table();
     let freed = uris(&table, path);

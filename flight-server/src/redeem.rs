@@ -14,7 +14,7 @@ use futures::stream::BoxStream;
 use jetbridge_cache::ReadError;
 use jetbridge_cache::key::{FileKey, Generation, RowGroup};
 use jetbridge_cache::page::{OpenFile, Peers};
-use jetbridge_cache::scan::{Ahead, BATCH_BYTES, Pause, Residency, ScanBatch, ScanRequest, Sieve, Split};
+use jetbridge_cache::scan::{Ahead, BATCH_BYTES, Pause, Residency, ScanBatch, ScanRequest, Sieve, Split, Taker};
 use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{PartitionKind, PartitionValue};
 use jetbridge_catalog::path::NsPath;
@@ -234,7 +234,7 @@ pub fn scan_request(node: &Node, ticket: &Ticket) -> Result<ScanRequest, Service
         limit: ticket.limit,
         skip: 0,
         batch_bytes: BATCH_BYTES,
-        is_mapped: false,
+        taker: Taker::Sends,
         ahead: Ahead::Far,
     })
 }

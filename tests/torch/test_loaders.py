@@ -20,6 +20,7 @@ import pytest
 import torch
 from jetbridge.client import Client
 from jetbridge.scan import Dataset
+from jetbridge.torch._packs import MAX_BATCHES, PACK_BYTES, batches_of_pack
 from torch.utils.data import DataLoader
 
 from conftest import TOTAL, Left, flat, quiet, settle
@@ -137,7 +138,7 @@ def test_packs_of_workers_have_all_kinds_of_values(client: Client, folder: Path,
     data = jb.torch.IterableDataset(client.dataset("/lake/kinds"), **options)
     here = [*jb.torch.DataLoader(data)]
     loader = jb.torch.DataLoader(data, num_workers=2, multiprocessing_context=method)
-    assert (loader.batch_size or 0) > 1, "several batches come at a time"
+    assert (loader._pack or 0) > 1, "several batches come at a time"
     assert len(loader) == len(here) == count // 25
     batches = [*loader]
     assert len(batches) == len(here)
@@ -150,6 +151,43 @@ def test_packs_of_workers_have_all_kinds_of_values(client: Client, folder: Path,
             value.zero_()
     for name, value in others.items():
         assert torch.equal(batches[1][name], value)
+    # For autograd, too: what was saved for a backward pass is not changed by a write beside it.
+    assert {value._version for value in batches[1].values() if isinstance(value, torch.Tensor)} == {0}
+
+
+def test_packs_are_bounded_in_bytes_and_leave_every_worker_several() -> None:
+    """``batches_of_pack`` of batches of so many bytes, an epoch's steps, workers, and packs that each has ready."""
+    assert batches_of_pack(64 << 10, 10_000, 2, 2) == PACK_BYTES // (64 << 10)
+    assert batches_of_pack(64 << 10, 10_000, 2, 32) == PACK_BYTES // (64 << 10) // 16
+    assert batches_of_pack(64 << 10, 80, 2, 2) == 10
+    assert batches_of_pack(1, 10**9, 2, 2) == MAX_BATCHES
+    assert batches_of_pack(1 << 30, 10_000, 2, 2) == batches_of_pack(1, 3, 8, 2) == 1
+
+
+def test_persistent_workers_of_our_loader_see_the_epoch(rows: Dataset, whole: list[list[int]]) -> None:
+    data = make(rows)
+    loader = jb.torch.DataLoader(data, num_workers=2, persistent_workers=True)
+    epochs = []
+    for epoch in (0, 1, 0):
+        data.set_epoch(epoch)
+        epochs.append(numbers(loader))
+    assert epochs[0] == epochs[2] == whole
+    assert epochs[1] != whole
+    assert sorted(flat(epochs[1])) == list(range(TOTAL))
+
+
+def test_a_dataset_of_ones_own_may_give_what_it_likes(rows: Dataset) -> None:
+    loader = jb.torch.DataLoader(Pairs(rows, batch_size=100), num_workers=2, multiprocessing_context="fork")
+    assert [(first, second.item()) for first, second in loader] == [(100, 100 * number) for number in range(50)]
+    with pytest.raises(jb.InvalidRequestError, match="in_order"):
+        jb.torch.DataLoader(make(rows), num_workers=2, in_order=False)
+
+
+class Pairs(jb.torch.IterableDataset):
+    """Gives a tuple in place of a dict."""
+
+    def __iter__(self) -> Any:
+        return ((len(batch["n"]), batch["n"][0]) for batch in super().__iter__())
 
 
 def test_a_loader_of_texts_alone_and_one_with_a_function_of_its_own(rows: Dataset, whole: list[list[int]]) -> None:

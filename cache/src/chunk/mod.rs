@@ -16,8 +16,8 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use xxhash_rust::xxh3::xxh3_64;
 
-pub(crate) use self::runs::RUN_STRIDES;
 use self::runs::Runs;
+pub(crate) use self::runs::{ChunkRuns, RUN_STRIDES};
 pub use self::segment::Segment;
 pub use self::tier::ChunkTier;
 use crate::budget::Reservation;
@@ -57,7 +57,7 @@ pub struct Chunk {
     pub strides: Arc<[ArrayRef]>,
     /// The same rows in fewer arrays; none where strides do not lie one after the other.
     runs: Option<Arc<Runs>>,
-    /// Bytes of the buffers that they hold, each counted once.
+    /// Bytes of the buffers that they hold, each counted once, and of bitmaps of those without nulls.
     pub bytes: u64,
 }
 
@@ -128,8 +128,8 @@ impl Chunk {
     }
 
     /// The rows, so many strides in each array where a run of [`RUN_STRIDES`] has no fewer left; none where strides do not lie
-    /// one after the other. No value is copied.
-    pub(crate) fn in_runs(&self, strides: usize) -> Option<Vec<ArrayRef>> {
-        self.runs.as_ref()?.arrays(&self.strides, strides)
+    /// one after the other, or there is no memory for the offsets of their texts. No other value is copied.
+    pub(crate) fn in_runs(&self, strides: usize) -> Option<ChunkRuns> {
+        ChunkRuns::new(Arc::clone(self.runs.as_ref()?), Arc::clone(&self.strides), strides)
     }
 }

@@ -27,10 +27,11 @@ use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 use parking_lot::Mutex;
 
 use super::live::LiveSegments;
-use super::segment::{Layout, Segment, identity};
+use super::segment::{BUFFER_ALIGNMENT_BYTES, Layout, Segment, identity};
 use crate::budget::{Budget, Purpose};
+use crate::key::to_u64;
 
-/// Most strides of a run: about what a reader who maps the memory likes to be handed at once, 32 MiB of all columns.
+/// Most strides of a run: 32 MiB of all columns, where strides have the 2 MiB that they aim at.
 pub(crate) const RUN_STRIDES: usize = 16;
 /// A text that is no longer is in its view.
 const INLINE_BYTES: u32 = 12;
@@ -128,42 +129,84 @@ impl Runs {
         }
     }
 
-    /// The rows of these strides, so many of them in each array where a run has no fewer left; none where there is no memory
-    /// for that.
-    pub(super) fn arrays(&self, strides: &[ArrayRef], each: usize) -> Option<Vec<ArrayRef>> {
-        if each >= RUN_STRIDES {
-            return self.whole(strides);
+    fn whole(&self, strides: &[ArrayRef]) -> Option<Arc<[ArrayRef]>> {
+        let arrays: Option<Arc<[ArrayRef]>> = self.wholes.iter().map(Whole::array).collect();
+        let made = || self.made.lock().clone();
+        if let Some(arrays) = arrays.or_else(made) {
+            return Some(arrays);
         }
-        let runs = self.wholes.iter().zip(strides.chunks(RUN_STRIDES));
-        let parts = runs.flat_map(|(whole, run)| {
-            let begins = (0..run.len()).step_by(each.max(1));
-            begins.map(move |from| whole.part(run, from..run.len().min(from + each.max(1))))
-        });
-        parts.collect()
-    }
-
-    fn whole(&self, strides: &[ArrayRef]) -> Option<Vec<ArrayRef>> {
-        let arrays: Option<Vec<ArrayRef>> = self.wholes.iter().map(Whole::array).collect();
-        if arrays.is_some() {
-            return arrays;
-        }
-        let mut made = self.made.lock();
-        if made.is_none() {
-            *made = Some(self.with_offsets(strides)?.into());
-        }
-        made.as_ref().map(|made| made.to_vec())
+        // Without the lock: of two who make them at the same time, one makes them in vain.
+        let arrays: Arc<[ArrayRef]> = self.with_offsets(strides)?.into();
+        Some(Arc::clone(self.made.lock().get_or_insert(arrays)))
     }
 
     /// Runs of texts as arrays, their offsets in a segment.
     fn with_offsets(&self, strides: &[ArrayRef]) -> Option<Vec<ArrayRef>> {
-        let offsets: Option<Vec<ArrayRef>> = strides.chunks(RUN_STRIDES).map(offsets_of).collect();
-        let layout = Layout::new(&offsets?);
-        let room = self.budget.take_free(layout.bytes(), Purpose::Chunks)?;
+        let runs = || strides.chunks(RUN_STRIDES);
+        let width = match strides.first()?.data_type() {
+            DataType::LargeUtf8 | DataType::LargeBinary => size_of::<i64>(),
+            _ => size_of::<i32>(),
+        };
+        // What they take at most, before anything is made: where memory is short, it always is for a while.
+        let bytes = runs().map(|run| ((rows(run) + 1) * width).next_multiple_of(BUFFER_ALIGNMENT_BYTES));
+        let room = self.budget.take_free(to_u64(bytes.sum()), Purpose::Chunks)?;
+        let offsets: Option<Vec<ArrayRef>> = runs().map(offsets_of).collect();
         // Where the system has no more memory files, each reader is given strides.
-        let (offsets, _) = Segment::store(&layout, room, &self.live).ok()?;
-        let runs = self.wholes.iter().zip(strides.chunks(RUN_STRIDES)).zip(offsets);
-        runs.map(|((whole, run), offsets)| whole.texts(run, 0..run.len(), &offsets))
+        let (offsets, _) = Segment::store(&Layout::new(&offsets?), room, &self.live).ok()?;
+        let wholes = self.wholes.iter().zip(runs()).zip(offsets);
+        wholes
+            .map(|((whole, run), offsets)| whole.texts(run, 0..run.len(), &offsets))
             .collect()
+    }
+}
+
+/// The rows of a chunk in arrays of several strides each, put together as they are asked for.
+#[derive(Debug)]
+pub(crate) struct ChunkRuns {
+    runs: Arc<Runs>,
+    strides: Arc<[ArrayRef]>,
+    /// Strides of an array, where a run has no fewer left.
+    each: usize,
+    /// All runs, where an array is one.
+    whole: Option<Arc<[ArrayRef]>>,
+    next: usize,
+}
+
+impl ChunkRuns {
+    pub(super) fn new(runs: Arc<Runs>, strides: Arc<[ArrayRef]>, each: usize) -> Option<Self> {
+        let whole = if each >= RUN_STRIDES {
+            Some(runs.whole(&strides)?)
+        } else {
+            None
+        };
+        Some(Self {
+            runs,
+            strides,
+            each: each.clamp(1, RUN_STRIDES),
+            whole,
+            next: 0,
+        })
+    }
+}
+
+impl Iterator for ChunkRuns {
+    type Item = ArrayRef;
+
+    fn next(&mut self) -> Option<ArrayRef> {
+        let (number, from) = (self.next / RUN_STRIDES, self.next % RUN_STRIDES);
+        let run = self.strides.chunks(RUN_STRIDES).nth(number)?;
+        let to = run.len().min(from + self.each);
+        let several = match &self.whole {
+            Some(whole) => whole.get(number).cloned(),
+            None => self.runs.wholes.get(number).and_then(|whole| whole.part(run, from..to)),
+        };
+        // What cannot be put together comes one by one.
+        let (array, strides) = match several {
+            Some(array) => (array, to - from),
+            None => (Arc::clone(run.get(from)?), 1),
+        };
+        self.next += strides;
+        Some(array)
     }
 }
 
@@ -443,7 +486,7 @@ mod tests {
                 prop_assert_eq!(kept.null_count() > 0, kept.nulls().is_some());
             }
             let each = 1 << power;
-            let runs = kept.in_runs(each).expect("strides lie one after the other");
+            let runs: Vec<ArrayRef> = kept.in_runs(each).expect("strides lie one after the other").collect();
             let mut from = 0;
             for run in &runs {
                 prop_assert_eq!(run, &all.slice(from, run.len()));
@@ -477,10 +520,10 @@ mod tests {
         let full = budget.take_free((1 << 20) - before, Purpose::Scans).unwrap();
         assert!(kept.in_runs(RUN_STRIDES).is_none(), "no memory is free");
         drop(full);
-        let runs = kept.in_runs(RUN_STRIDES).unwrap();
+        let runs: Vec<ArrayRef> = kept.in_runs(RUN_STRIDES).unwrap().collect();
         let offset_bytes = u64::try_from((2 * STRIDE_ROWS + 1) * 4).unwrap();
         assert_eq!(held(&budget), before + offset_bytes);
-        let again = kept.in_runs(RUN_STRIDES).unwrap();
+        let again: Vec<ArrayRef> = kept.in_runs(RUN_STRIDES).unwrap().collect();
         assert!(runs[0].to_data().ptr_eq(&again[0].to_data()));
         assert_eq!((held(&budget), live.len()), (before + offset_bytes, 2));
         drop(kept);
@@ -497,7 +540,7 @@ mod tests {
     fn what_does_not_lie_one_after_the_other_is_no_run() {
         let numbers = |rows: usize| Arc::new(Int64Array::from(vec![1; rows])) as ArrayRef;
         let (whole, _) = chunk(vec![numbers(512), numbers(512), numbers(3)]);
-        assert_eq!(whole.in_runs(RUN_STRIDES).unwrap().len(), 1);
+        assert_eq!(whole.in_runs(RUN_STRIDES).unwrap().count(), 1);
         // The second one begins behind padding.
         let (padded, _) = chunk(vec![numbers(513), numbers(512)]);
         assert!(padded.in_runs(RUN_STRIDES).is_none());

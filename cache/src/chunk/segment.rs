@@ -3,7 +3,8 @@
 //! ```text
 //! arrays on the heap -- write --> memfd -- seal --> mapping, read-only --> the same arrays over the mapping
 //! ```
-//! A segment is a file in memory (`memfd`) that holds the buffers of one chunk, each at a multiple of 64 bytes. Once
+//! A segment is a file in memory (`memfd`) that holds the buffers of one chunk, each at a multiple of 64 bytes but for texts with
+//! offsets, of which those of several strides follow each other. Once
 //! sealed, nobody can write, grow or shrink it, this process included, so its descriptor can be handed to a client that
 //! maps it too. It lives until the last array over it is gone; its bytes of the budget are given back then.
 //!
@@ -36,7 +37,7 @@ use crate::budget::Reservation;
 use crate::key::to_u64;
 
 /// Where a buffer begins within a segment, a multiple of this many bytes: what Arrow asks of memory that is shared.
-const BUFFER_ALIGNMENT_BYTES: usize = 64;
+pub(super) const BUFFER_ALIGNMENT_BYTES: usize = 64;
 
 /// The next segment's id.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);

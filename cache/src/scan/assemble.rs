@@ -10,10 +10,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch};
 use rayon::iter::{IntoParallelRefMutIterator, ParallelIterator};
 
+use super::Taker;
 use super::decode_error;
 use super::output::{Output, OutputError};
 use super::plan::FilePlan;
-use crate::chunk::{Chunk, RUN_STRIDES};
+use crate::chunk::{Chunk, ChunkRuns, RUN_STRIDES};
 use crate::decode::{ColumnDecoder, RowGroupBytes, SelectedColumn};
 use crate::error::ReadError;
 use crate::key::{sum_of, to_u64, to_usize};
@@ -23,7 +24,9 @@ use crate::pages::PageLimit;
 pub(crate) enum Supply {
     /// The chunk tier had it.
     Chunk(Chunk),
-    /// These arrays are the wanted rows: it was read to find out which are wanted, or is held.
+    /// The same in longer arrays, of a row group of which all rows are wanted.
+    Runs(ChunkRuns),
+    /// It was read to find out which rows are wanted, and these are the wanted ones.
     Given(Vec<ArrayRef>),
     /// It is decoded for this reader alone.
     Decode,
@@ -60,6 +63,8 @@ pub(crate) struct Step {
 /// The arrays of one column that no batch has yet.
 struct Feed {
     arrays: VecDeque<ArrayRef>,
+    /// Those after them, where they are put together as they are wanted.
+    later: Option<ChunkRuns>,
     /// Rows of the first array that batches have already.
     taken: usize,
 }
@@ -72,8 +77,6 @@ struct Decoder {
 
 /// Rows of a batch that reads nothing from the file but has columns.
 const UNREAD_ROWS: usize = 64 << 10;
-/// Bytes of a batch of held columns for a reader who maps them: no byte of it is moved, and each batch costs him as much as any.
-const MAPPED_BATCH_BYTES: usize = 32 << 20;
 
 impl Assembler {
     /// Prepares these rows of a row group; `supplies` has one entry for each column of the plan.
@@ -216,8 +219,19 @@ impl Feed {
             Supply::Chunk(chunk) => wanted(&chunk.strides, rows),
             Supply::Given(strides) => strides.into(),
             Supply::Decode => VecDeque::new(),
+            Supply::Runs(mut runs) => {
+                return Self {
+                    arrays: runs.next().into_iter().collect(),
+                    later: Some(runs),
+                    taken: 0,
+                };
+            }
         };
-        Self { arrays, taken: 0 }
+        Self {
+            arrays,
+            later: None,
+            taken: 0,
+        }
     }
 
     fn ready(&self) -> usize {
@@ -236,6 +250,7 @@ impl Feed {
         self.taken += rows;
         if self.taken == front.len() {
             self.arrays.pop_front();
+            self.arrays.extend(self.later.as_mut().and_then(Iterator::next));
             self.taken = 0;
         }
         Some(part)
@@ -253,34 +268,38 @@ impl Decoder {
     }
 }
 
-/// Where a whole row group is held and nothing is to be filtered: as many strides in one array as batches have room for. And
-/// bytes of these batches.
+/// Where a whole row group is held, and is given as it is: as many strides in one array as batches have room for. And bytes of
+/// these batches.
 fn in_runs(plan: &FilePlan, row_group: usize, rows: &[Range<usize>], supplies: Vec<Supply>) -> (Vec<Supply>, usize) {
     let shape = &plan.shape;
+    let batch_bytes = match shape.taker {
+        Taker::Sends => shape.batch_bytes,
+        Taker::Maps { batch_bytes } => batch_bytes.max(shape.batch_bytes),
+        Taker::Computes => return (supplies, shape.batch_bytes),
+    };
     let all_rows = plan.group(row_group).and_then(|group| usize::try_from(group.rows).ok());
     let is_whole = matches!(rows, [only] if only.start == 0 && Some(only.end) == all_rows);
     let held: Option<Vec<&Chunk>> = supplies.iter().map(Supply::held).collect();
-    let batch_bytes = if shape.is_mapped {
-        MAPPED_BATCH_BYTES.max(shape.batch_bytes)
-    } else {
-        shape.batch_bytes
-    };
     let runs = match held {
-        Some(held) if is_whole && !shape.as_chunks && shape.filter.is_none() => runs_of(&held, batch_bytes),
+        Some(held) if is_whole && !shape.as_chunks && shape.filter.is_none() => runs_of(plan, &held, batch_bytes),
         _ => None,
     };
     match runs {
-        Some(runs) => (runs.into_iter().map(Supply::Given).collect(), batch_bytes),
+        Some(runs) => (runs.into_iter().map(Supply::Runs).collect(), batch_bytes),
         None => (supplies, shape.batch_bytes),
     }
 }
 
 /// Chunks in longer arrays, which all end at the same rows; none where that cannot be had without a copy.
-fn runs_of(chunks: &[&Chunk], batch_bytes: usize) -> Option<Vec<Vec<ArrayRef>>> {
+fn runs_of(plan: &FilePlan, chunks: &[&Chunk], batch_bytes: usize) -> Option<Vec<ChunkRuns>> {
     let (first, others) = chunks.split_first()?;
     let lengths = |chunk: &Chunk| chunk.strides.iter().map(|stride| stride.len()).collect::<Vec<_>>();
     let first_lengths = lengths(first);
-    if others.iter().any(|other| lengths(other) != first_lengths) {
+    let types: Option<Vec<_>> = chunks
+        .iter()
+        .map(|chunk| Some(chunk.strides.first()?.data_type()))
+        .collect();
+    if !plan.adapter.makes_little(&types?) || others.iter().any(|other| lengths(other) != first_lengths) {
         return None;
     }
     let bytes = sum_of(chunks.iter().map(|chunk| &chunk.bytes));

@@ -117,7 +117,7 @@ fn place(engine: &Engine, plan: &FilePlan, key: &ChunkKey, bytes: u64) -> Option
     let file = &plan.split.file.key;
     match engine.chunks.place(key, file, bytes) {
         Some(place) => Some((place, true)),
-        None if plan.shape.is_mapped => Some((engine.chunks.place_in_free_room(key, file, bytes)?, false)),
+        None if plan.shape.taker.maps() => Some((engine.chunks.place_in_free_room(key, file, bytes)?, false)),
         None => None,
     }
 }

@@ -113,11 +113,32 @@ pub struct ScanRequest {
     pub skip: u64,
     /// Bytes that a batch shall have, about.
     pub batch_bytes: usize,
-    /// Whether the reader maps the memory that columns are kept in. Then they are kept at their first read, as long as nothing
-    /// else has to go for them: what is kept is handed over by reference, and what is not is copied.
-    pub is_mapped: bool,
+    /// What becomes of the batches.
+    pub taker: Taker,
     /// How far decoding goes ahead of the reader.
     pub ahead: Ahead,
+}
+
+/// What becomes of the batches of a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taker {
+    /// They are sent.
+    Sends,
+    /// The memory that columns are kept in is mapped. So they are kept at their first read, as long as nothing else has to go for
+    /// them: what is kept is handed over by reference, and what is not is copied.
+    Maps {
+        /// Bytes that a batch of columns that are all kept may have.
+        batch_bytes: usize,
+    },
+    /// They are computed with, in pieces of the taker's own. What an array is a piece of counts as its own there, so that none
+    /// is longer than it was decoded.
+    Computes,
+}
+
+impl Taker {
+    pub(crate) fn maps(self) -> bool {
+        matches!(self, Self::Maps { .. })
+    }
 }
 
 /// A piece of the answer.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::ArrayRef;
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{RowFilter, ScanRequest, Sieve, Split};
+use super::{RowFilter, ScanRequest, Sieve, Split, Taker};
 use crate::adapt::{Adapter, Origin};
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
@@ -24,7 +24,7 @@ pub(crate) struct Shape {
     pub(crate) batch_bytes: usize,
     /// Whether strides are to be those of chunks, whatever the size of batches.
     pub(crate) as_chunks: bool,
-    pub(crate) is_mapped: bool,
+    pub(crate) taker: Taker,
 }
 
 impl Shape {
@@ -47,7 +47,7 @@ impl Shape {
             sieve: request.sieve.clone(),
             batch_bytes: request.batch_bytes.max(1),
             as_chunks: false,
-            is_mapped: request.is_mapped,
+            taker: request.taker,
         })
     }
 
@@ -62,12 +62,12 @@ impl Shape {
             sieve: None,
             batch_bytes: 1,
             as_chunks: true,
-            is_mapped: false,
+            taker: Taker::Computes,
         }
     }
 
     /// All of these columns, in batches as long as strides are.
-    pub(crate) fn of_batches(read: Schema, is_mapped: bool) -> Self {
+    pub(crate) fn of_batches(read: Schema, taker: Taker) -> Self {
         let read = Arc::new(read);
         Self {
             output_columns: (0..read.fields().len()).collect(),
@@ -77,7 +77,7 @@ impl Shape {
             sieve: None,
             batch_bytes: usize::MAX,
             as_chunks: true,
-            is_mapped,
+            taker,
         }
     }
 }

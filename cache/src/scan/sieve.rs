@@ -137,7 +137,7 @@ impl Unit {
         }
         let read = plan.shape.read.fields().iter().filter(|field| is_sifted(field.name()));
         let read = Schema::new(read.cloned().collect::<Vec<Arc<Field>>>());
-        let shape = Shape::of_batches(read, plan.shape.is_mapped);
+        let shape = Shape::of_batches(read, plan.shape.taker);
         let plan = FilePlan::new(Arc::clone(&plan.footer), plan.split.clone(), Arc::new(shape));
         if plan.columns.is_empty() {
             // They are constants of the file or missing in it: its row groups are judged by statistics.

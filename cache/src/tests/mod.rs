@@ -24,7 +24,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::key::RowGroup;
 use crate::page::OpenFile;
-use crate::scan::{Ahead, ScanBatch, ScanRequest, Split};
+use crate::scan::{Ahead, ScanBatch, ScanRequest, Split, Taker};
 use crate::ufs::{StoreSpec, Ufs, UfsContext, UfsLimits};
 use crate::{Cache, CacheConfig, Footer, ReadError};
 
@@ -66,6 +66,9 @@ pub(crate) async fn kept(cache: &Cache) {
     cache.settle().await;
 }
 
+/// Whoever maps memory, and takes batches of any length.
+pub(crate) const MAPS: Taker = Taker::Maps { batch_bytes: 32 << 20 };
+
 /// All row groups of a file.
 pub(crate) fn split(file: &OpenFile, footer: &Footer) -> Split {
     let row_groups = (0..u32::try_from(footer.row_groups.len()).unwrap())
@@ -90,7 +93,7 @@ pub(crate) fn request(splits: Vec<Split>, schema: &SchemaRef) -> ScanRequest {
         limit: None,
         skip: 0,
         batch_bytes: 2 << 20,
-        is_mapped: false,
+        taker: Taker::Sends,
         ahead: Ahead::Far,
     }
 }

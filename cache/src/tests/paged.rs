@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
 
-use super::{cache, collect, joined, mount, open, request, split};
+use super::{MAPS, cache, collect, joined, mount, open, request, split};
 use crate::key::RowGroup;
 use crate::page::OpenFile;
 use crate::scan::{RunBounds, ScanBatch, Sieve};
@@ -151,7 +151,7 @@ async fn sifted(cache: &Cache, file: &OpenFile, sieve: &Arc<Between>) -> Vec<i32
     let footer = cache.footer(file).await.unwrap();
     let mut asked = request(vec![split(file, &footer)], &footer.schema);
     asked.sieve = Some(Arc::clone(sieve) as Arc<dyn Sieve>);
-    asked.is_mapped = true;
+    asked.taker = MAPS;
     let given = numbers(&footer, &collect(cache, asked).await.unwrap());
     assert!(given.is_sorted());
     for n in sieve.wanted() {

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use super::{collect, joined, mount, open, request, split, write};
 use crate::budget::{Budget, Purpose};
 use crate::page::OpenFile;
-use crate::scan::{RowFilter, ScanBatch, ScanRequest};
+use crate::scan::{RowFilter, ScanBatch, ScanRequest, Taker};
 use crate::{Cache, CacheConfig, Footer};
 
 const GROUP_ROWS: usize = 3_000;
@@ -71,7 +71,7 @@ impl Files {
             sieve: None,
             limit,
             batch_bytes: BATCH_BYTES,
-            is_mapped: false,
+            taker: Taker::Sends,
             ..request(splits, &self.files[0].1.schema)
         }
     }

@@ -15,9 +15,9 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 
-use super::{cache, collect, joined, kept, mount, open, read_all, request, split, write};
+use super::{MAPS, cache, collect, joined, kept, mount, open, read_all, request, split, write};
 use crate::key::{RowGroup, Source};
-use crate::scan::{Ahead, RowFilter, ScanRequest};
+use crate::scan::{Ahead, RowFilter, ScanRequest, Taker};
 use crate::schema::project;
 use crate::ufs::testing::TestStore;
 use crate::{Cache, CacheConfig, ReadError};
@@ -207,11 +207,11 @@ async fn batches_of_held_columns_are_as_long_as_their_reader_likes() {
         .iter()
         .map(|field| field.name().as_str())
         .collect();
-    let read = async |columns: &[&str], is_mapped: bool, limit: Option<u64>| {
+    let read = async |columns: &[&str], taker: Taker, limit: Option<u64>| {
         let columns: Vec<String> = columns.iter().map(|name| (*name).to_owned()).collect();
         let schema = project(&footer.schema, &columns).unwrap();
         let request = ScanRequest {
-            is_mapped,
+            taker,
             limit,
             ..request(vec![split(&file, &footer)], &schema)
         };
@@ -219,25 +219,30 @@ async fn batches_of_held_columns_are_as_long_as_their_reader_likes() {
         let lengths: Vec<usize> = batches.iter().map(|given| given.batch.num_rows()).collect();
         (lengths, joined(&schema, &batches))
     };
-    let (_, rows) = read(&all, false, None).await;
-    let (_, again) = read(&all, false, None).await;
+    let (_, rows) = read(&all, Taker::Sends, None).await;
+    let (_, again) = read(&all, Taker::Sends, None).await;
     assert_eq!(again, rows);
-    let (strides, held) = read(&all, false, None).await;
+    let (strides, held) = read(&all, Taker::Sends, None).await;
     assert_eq!(held, rows);
     assert!(
         strides.len() > 4,
         "all columns make a batch of each stride: {strides:?}"
     );
     // Whoever maps memory is handed all of a row group at once.
-    let (mapped, held) = read(&all, true, None).await;
+    let (mapped, held) = read(&all, MAPS, None).await;
     assert_eq!((mapped.len(), &held), (1, &rows));
     // Few columns make batches of as many bytes as many do.
-    let (few, held) = read(&["s", "n3"], false, None).await;
-    assert!(few.len() < strides.len(), "{few:?}");
+    let (few, held) = read(&["s", "n3"], Taker::Sends, None).await;
+    assert!(few.len() * 2 <= strides.len(), "{few:?}");
     assert_eq!(held.column(0), rows.column(16));
     assert_eq!(held.column(1), rows.column(3));
+    // Nor longer, for whoever cuts them himself, or maps no more at once.
+    for taker in [Taker::Computes, Taker::Maps { batch_bytes: 1 << 20 }] {
+        let (own, held) = read(&["s", "n3"], taker, None).await;
+        assert_eq!((own.len(), held.num_rows()), (strides.len(), rows.num_rows()));
+    }
     // Where the end of a row group is not wanted, its texts are not given either.
-    let (limited, held) = read(&["s", "n3"], true, Some(50_000)).await;
+    let (limited, held) = read(&["s", "n3"], MAPS, Some(50_000)).await;
     assert!(limited.len() > 2, "{limited:?}");
     assert_eq!(held.column(0), &rows.column(16).slice(0, 50_000));
 }
@@ -261,7 +266,7 @@ async fn a_reader_that_maps_memory_finds_columns_there_at_its_first_read_while_t
         let file = open(&ufs, name).await;
         let footer = cache.footer(&file).await.unwrap();
         let request = ScanRequest {
-            is_mapped: true,
+            taker: MAPS,
             ..request(vec![split(&file, &footer)], &footer.schema)
         };
         let batches = collect(&cache, request).await.unwrap();

@@ -27,6 +27,8 @@ use crate::scan::Scan;
 
 /// Locations that are named where a plan is shown.
 const SHOWN_LOCATIONS: usize = 8;
+/// Bytes of a batch, about, where the server hands over its memory.
+const BATCH_BYTES: u64 = 2 << 20;
 
 /// Reads the endpoints of a planned scan. A partition reads those of one worker, or of several that are its own; together they
 /// hold no more rows that nobody has taken than one read of the client does.
@@ -90,6 +92,8 @@ impl RemoteScanExec {
             endpoints: Some(share.to_vec()),
             budget_bytes: Some(options.budget_bytes / partitions),
             streams_per_worker: Some((options.streams_per_worker / sharing).max(1)),
+            // The engine takes a piece of a batch for as large as all of it.
+            batch_bytes: Some(BATCH_BYTES),
             ..ReadOptions::default()
         }
     }

@@ -25,7 +25,9 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 
 use super::arrays::Memory;
 use super::mapping::{Ledger, Mapping};
-use super::wire::{Answer, Batch, MAX_HEADER_BYTES, MAX_SEGMENTS_PER_FRAME, PREFIX_BYTES, Prefix, Segment, SegmentId};
+use super::wire::{
+    Answer, Batch, Get, MAX_HEADER_BYTES, MAX_SEGMENTS_PER_FRAME, PREFIX_BYTES, Prefix, Segment, SegmentId,
+};
 
 /// Why rows did not come.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,7 @@ pub struct Client {
     answers_within: Option<Duration>,
     patience: Option<Duration>,
     check_values: bool,
+    batch_bytes: Option<u64>,
     is_broken: bool,
 }
 
@@ -126,6 +129,7 @@ impl Client {
             answers_within: None,
             patience: None,
             check_values: false,
+            batch_bytes: None,
             is_broken: false,
         })
     }
@@ -147,6 +151,11 @@ impl Client {
             answers_within: Some(limit),
             ..self
         }
+    }
+
+    /// How long batches may be from now on, where their columns are all kept. Default: as the server likes, up to 32 MiB.
+    pub fn limit_batches(&mut self, bytes: Option<u64>) {
+        self.batch_bytes = bytes;
     }
 
     /// Whether no ticket can be redeemed here any more.
@@ -185,7 +194,10 @@ impl Client {
         self.ledger
             .stream
             .set_read_timeout(self.answers_within.or(self.patience))?;
-        let segments = self.ledger.get(BASE64.encode(ticket))?;
+        let segments = self.ledger.get(Get {
+            ticket: BASE64.encode(ticket),
+            batch_bytes: self.batch_bytes,
+        })?;
         let schema = match self.read()?.answer {
             Answer::Schema(schema) => schema,
             other => return Err(self.out_of_turn(other)),

@@ -59,7 +59,7 @@ impl Ledger {
     ///
     /// # Errors
     /// Where the server does not listen any more.
-    pub(super) fn get(&self, ticket: String) -> Result<HashMap<SegmentId, Arc<Mapping>>, ClientError> {
+    pub(super) fn get(&self, get: Get) -> Result<HashMap<SegmentId, Arc<Mapping>>, ClientError> {
         // Before the lock, so that it is free again when they go, a panic in between included: the last mapping of a segment takes
         // it to tell the server.
         let (mut kept, mut dying) = (HashMap::new(), Vec::new());
@@ -77,7 +77,7 @@ impl Ledger {
         } else {
             self.say(&Request::Release(dying))
         };
-        let said = said.and_then(|()| self.say(&Request::Get(Get { ticket })));
+        let said = said.and_then(|()| self.say(&Request::Get(get)));
         // What is kept may be the last of its kind, and takes the lock when it goes.
         drop(live);
         said.map(|()| kept)

@@ -37,6 +37,9 @@ pub enum Request {
 pub struct Get {
     /// The ticket, in base64.
     pub ticket: String,
+    /// Bytes that a batch of columns that are all kept may have; none for what the server likes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch_bytes: Option<u64>,
 }
 
 /// What the server says.
@@ -231,8 +234,16 @@ mod tests {
             (
                 Request::Get(Get {
                     ticket: "YWJj".to_owned(),
+                    batch_bytes: None,
                 }),
                 r#"{"get":{"ticket":"YWJj"}}"#,
+            ),
+            (
+                Request::Get(Get {
+                    ticket: "YWJj".to_owned(),
+                    batch_bytes: Some(2_097_152),
+                }),
+                r#"{"get":{"ticket":"YWJj","batch_bytes":2097152}}"#,
             ),
             (
                 Request::Release(vec![SegmentId(7), SegmentId(9)]),
@@ -295,6 +306,7 @@ mod tests {
     fn a_header_that_is_too_long_is_refused() {
         let request = Request::Get(Get {
             ticket: "x".repeat(MAX_HEADER_BYTES),
+            batch_bytes: None,
         });
         let error = head(&request, 0).unwrap_err().to_string();
         assert!(

@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::BufMut;
 use futures::StreamExt;
 use jetbridge_cache::chunk::Segment;
-use jetbridge_cache::scan::{Pause, ScanBatch};
+use jetbridge_cache::scan::{Pause, ScanBatch, Taker};
 use metrics::{counter, gauge};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -30,7 +30,7 @@ use super::describe::{Described, Inline, describe};
 use super::leases::{Holder, Leases, to_u64};
 use super::send::send;
 use super::wire::{
-    self, Answer, Batch, FrameError, MAX_HEADER_BYTES, MAX_SEGMENTS_PER_FRAME, PREFIX_BYTES, Prefix, Request,
+    self, Answer, Batch, FrameError, Get, MAX_HEADER_BYTES, MAX_SEGMENTS_PER_FRAME, PREFIX_BYTES, Prefix, Request,
 };
 use crate::error::ServiceError;
 use crate::flight::code_name;
@@ -45,6 +45,8 @@ const MAX_CONNECTIONS: usize = 256;
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is read of a header at once; what a client announces is not believed before it comes.
 const READ_BYTES: usize = 64 << 10;
+/// Bytes of a batch of columns that are all kept, at most: no byte of it is moved, and each batch costs its reader as much as any.
+const BATCH_BYTES: usize = 32 << 20;
 /// All clients together may hold one part in this many of the cache's budget.
 const LEASE_SHARE: u64 = 2;
 
@@ -125,6 +127,7 @@ fn admit(stream: &UnixStream) -> io::Result<()> {
 enum Asked {
     Get {
         ticket: Vec<u8>,
+        batch_bytes: usize,
         cancelled: CancellationToken,
     },
     /// Something that cannot be understood, after which nothing can be.
@@ -161,7 +164,7 @@ impl Connection<'_> {
                 }
                 Ok(Request::Get(get)) => {
                     last = CancellationToken::new();
-                    asked_for(&get.ticket, &last)
+                    asked_for(&get, &last)
                 }
                 Err(status) => {
                     last.cancel();
@@ -188,7 +191,11 @@ impl Connection<'_> {
             let (end, is_last) = match asked {
                 None => return Ok(()),
                 Some(Asked::Nonsense(status)) => (error(&status), true),
-                Some(Asked::Get { ticket, cancelled }) => (self.stream(&ticket, &cancelled).await?, false),
+                Some(Asked::Get {
+                    ticket,
+                    batch_bytes,
+                    cancelled,
+                }) => (self.stream((&ticket, batch_bytes), &cancelled).await?, false),
             };
             // An end and an error fit into a frame, so only the client's absence is in the way.
             if let Err(Failed::Io(error)) = self.say(&end, &Inline::default(), &[]).await {
@@ -201,11 +208,11 @@ impl Connection<'_> {
     }
 
     /// Sends the rows of a ticket, where there is a place for one more stream; what is left to say is how it ended.
-    async fn stream(&self, ticket: &[u8], cancelled: &CancellationToken) -> io::Result<Answer> {
+    async fn stream(&self, get: (&[u8], usize), cancelled: &CancellationToken) -> io::Result<Answer> {
         let sent = async {
             let _place = self.door.streams.enter()?;
             let _open = Counted::new("jetbridge_memory_streams");
-            self.rows(ticket, cancelled).await
+            self.rows(get, cancelled).await
         };
         let (code, end) = match sent.await {
             Ok(batches) => (Code::Ok, Answer::End { batches }),
@@ -217,9 +224,9 @@ impl Connection<'_> {
     }
 
     /// Sends schema and batches, and gives the number of batches.
-    async fn rows(&self, ticket: &[u8], cancelled: &CancellationToken) -> Result<u64, Failed> {
+    async fn rows(&self, (ticket, batch_bytes): (&[u8], usize), cancelled: &CancellationToken) -> Result<u64, Failed> {
         let mut redeemed = redeem::redeem(&self.door.node, ticket)?;
-        redeemed.request.is_mapped = true;
+        redeemed.request.taker = Taker::Maps { batch_bytes };
         let mut rows = redeemed.rows();
         let schema = wire::schema_message(&rows.schema).map_err(|error| ServiceError::Internal {
             what: format!("encoding a schema: {error}"),
@@ -400,10 +407,12 @@ fn parse(header: &[u8]) -> Result<Request, Status> {
     serde_json::from_slice(header).map_err(|error| nonsense(&format!("the header says nothing known: {error}")))
 }
 
-fn asked_for(ticket: &str, cancelled: &CancellationToken) -> Asked {
-    match BASE64.decode(ticket) {
+fn asked_for(get: &Get, cancelled: &CancellationToken) -> Asked {
+    let wanted = get.batch_bytes.and_then(|bytes| usize::try_from(bytes).ok());
+    match BASE64.decode(&get.ticket) {
         Ok(ticket) => Asked::Get {
             ticket,
+            batch_bytes: wanted.map_or(BATCH_BYTES, |bytes| bytes.min(BATCH_BYTES)),
             cancelled: cancelled.clone(),
         },
         Err(error) => Asked::Nonsense(nonsense(&format!("the ticket is not base64: {error}"))),

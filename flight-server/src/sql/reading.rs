@@ -28,7 +28,7 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use jetbridge_cache::Footer;
 use jetbridge_cache::ReadError;
-use jetbridge_cache::scan::{Ahead, Charge, ScanBatch, ScanRequest, Sieve, Split};
+use jetbridge_cache::scan::{Ahead, Charge, ScanBatch, ScanRequest, Sieve, Split, Taker};
 use jetbridge_catalog::path::NsPath;
 
 use super::errors::carried;
@@ -115,7 +115,7 @@ impl Reading {
             batch_bytes: STRIDE_BYTES,
             // A table that is read once leaves nothing behind, and is not paid for as if it did: to keep all columns at their
             // first read made query 1 of TPC-H a third slower. What is read again is kept, and handed on by reference.
-            is_mapped: false,
+            taker: Taker::Computes,
             ahead: Ahead::Near,
         }))
     }

@@ -36,9 +36,10 @@ permuted, then the rows of ``shuffle_buffer`` of them at a time. ``python/ORDER.
 ``torch.distributed``, else from ``RANK`` and ``WORLD_SIZE``.
 
 **Processes.** ``num_workers=0``, or no DataLoader at all, is the way to go: the threads of the dataset decode and
-gather without the interpreter's lock, and nothing is pickled or copied to another process. With DataLoader workers, say
-``batch_size=None`` to the DataLoader, since batches are whole already; tensors go through torch's shared memory, and
-each worker reads all row groups that its batches touch.
+gather without the interpreter's lock, and nothing is pickled or copied to another process. Where DataLoader workers
+are wanted, :class:`DataLoader` has them send several batches at a time; with torch's own, say ``batch_size=None``,
+since batches are whole already, and each tensor goes through torch's shared memory by itself. Each worker reads all row
+groups that its batches touch.
 
 **Resuming.** ``state_dict()`` counts what the training loop was handed, not what is read ahead. It is right wherever
 the iteration runs in the calling process, and in StatefulDataLoader. A plain DataLoader with workers tells nobody how

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from multiprocessing.context import get_spawning_popen
 from typing import TYPE_CHECKING, Any, Literal
@@ -172,17 +172,18 @@ class Epochs(Source):
         return course.rank_steps
 
     def batch_bytes(self) -> int:
-        """Decoded bytes of a batch, about."""
-        return sum(self.units.bytes) * self.settings.batch_size // max(1, self.units.total_rows)
+        """Bytes of a batch as tensors, about."""
+        rows, has_masks = self.settings.batch_size, self.settings.nulls == "mask"
+        columns = _native.batch_columns(self.scan.schema._native)
+        # What takes a bit in Arrow takes a byte, and so does a mask.
+        flags = sum(1 + (has_masks and has_mask) for _, _, has_mask in columns)
+        return rows * sum(self.units.bytes) // max(1, self.units.read_rows) + rows * flags
 
-    @contextmanager
-    def in_packs_of(self, steps: int) -> Iterator[None]:
-        """DataLoader workers that are started meanwhile make so many steps in a row each."""
-        self._run = steps
-        try:
-            yield
-        finally:
-            self._run = 1
+    def in_packs_of(self, steps: int) -> Epochs:
+        """The same epochs for DataLoader workers of which each makes so many steps in a row."""
+        epochs = copy(self)
+        epochs._run = steps
+        return epochs
 
     def columns(self, worker: WorkerOf | None) -> Iteration:
         """The batches of the next iteration that fall to this worker; all of the rank's where it is none."""

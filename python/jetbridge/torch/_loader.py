@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader as TorchDataLoader
 
 from jetbridge.errors import InvalidRequestError
 from jetbridge.torch._dataset import IterableDataset
-from jetbridge.torch._packs import batches_of_pack, pack
+from jetbridge.torch._packs import Pack, batches_of_pack, pack
 from jetbridge.torch._tensors import Batch
 
 
@@ -25,7 +26,8 @@ class DataLoader(TorchDataLoader[Batch]):
     it was handed: batches that workers hold ready do not count, and come again after a resumption.
 
     Workers send several batches at a time, in one piece of shared memory of about 2 MiB, unless there is a
-    ``collate_fn``. A tensor that is kept keeps all of its piece: ``clone()`` what outlives its step.
+    ``collate_fn``; ``prefetch_factor`` and ``timeout`` are of such pieces. A tensor that is kept, or pickled, brings
+    all of its piece: ``clone()`` what outlives its step.
 
     >>> data = jb.torch.IterableDataset(client.dataset("/lake/trips").select("id"), batch_size=300)
     >>> loader = jb.torch.DataLoader(data)
@@ -39,30 +41,41 @@ class DataLoader(TorchDataLoader[Batch]):
             if options.get(name):
                 raise InvalidRequestError(f"{name} is an argument of the dataset, which makes the batches")
             options.pop(name, None)
-        workers = options.get("num_workers", 0)
-        if workers > 0 and options.get("collate_fn") is None:
-            epochs = dataset.epochs
-            options["batch_size"] = batches_of_pack(epochs.batch_bytes(), epochs.steps(), workers)
-            options["collate_fn"] = pack
-        super().__init__(dataset, **{"batch_size": None, **options})
+        if not options.get("in_order", True):
+            raise InvalidRequestError("in_order=False leaves open which batches a state counts: use torch's DataLoader")
+        own = options.get("collate_fn") is None
+        if own:
+            options["collate_fn"] = as_made
+        super().__init__(dataset, batch_size=None, **options)
+        self._options = options
+        #: Batches of a piece; None where each comes by itself.
+        self._pack: int | None = None
+        if own and self.num_workers > 0:
+            epochs, ahead = dataset.epochs, self.prefetch_factor or 2
+            self._pack = batches_of_pack(epochs.batch_bytes(), epochs.steps(), self.num_workers, ahead)
+        #: What starts the workers, where they outlive an epoch.
+        self._packs: TorchDataLoader[Pack] | None = None
 
     def __iter__(self) -> Any:
-        epochs = self._data.epochs
         # Before workers share them.
-        epochs.take_numbers()
-        if self.collate_fn is pack:
-            # They are started here, with copies of the dataset.
-            with epochs.in_packs_of(self.batch_size or 1):
-                packs = super().__iter__()
-            return self._counted(chain.from_iterable(packs))
+        self._data.epochs.take_numbers()
+        if self._pack is not None:
+            return self._counted(chain.from_iterable(self._packed(self._pack)))
         batches = super().__iter__()
         if self.num_workers == 0:
             # The dataset counts itself what is taken in this process.
             return batches
         return self._counted(batches)
 
-    def __len__(self) -> int:
-        return len(self._data)
+    def _packed(self, batches: int) -> Iterator[Pack]:
+        packs = self._packs
+        if packs is None:
+            data = copy(self._data)
+            data.epochs = data.epochs.in_packs_of(batches)
+            packs = TorchDataLoader(data, batches, **(self._options | {"collate_fn": pack}))
+            if self.persistent_workers:
+                self._packs = packs
+        return iter(packs)
 
     def state_dict(self) -> dict[str, Any]:
         """How far the loop is."""
@@ -83,6 +96,11 @@ class DataLoader(TorchDataLoader[Batch]):
         position = epochs.begin_outside()
         epochs.note(position)
         return _counting(batches, epochs, position)
+
+
+def as_made(batch: Batch) -> Batch:
+    """The batch as the dataset made it, where torch would make lists of the pairs of values and offsets."""
+    return batch
 
 
 def _counting(batches: Any, epochs: Any, position: Any) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ and the loop takes them out where they lie.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,8 @@ from jetbridge.torch._tensors import Batch
 #: Bytes of a pack, about. A loader with W workers has 3 W packs on their way by default: those of eight workers fit the
 #: 64 MiB of /dev/shm that containers have unless told otherwise.
 PACK_BYTES = 2 << 20
+#: Packs that a worker has ready, unless the loader is told otherwise (``prefetch_factor``); of more, each is smaller.
+USUALLY_AHEAD = 2
 #: Batches of a pack at most.
 MAX_BATCHES = 64
 #: Packs that each worker makes in an epoch at least, so that none of them idles at its end.
@@ -38,7 +40,9 @@ class Place(NamedTuple):
 
     def of(self, memory: torch.Tensor) -> torch.Tensor:
         """The tensor there."""
-        return memory[self.start : self.start + self.size].view(self.dtype).view(self.shape)
+        part = memory[self.start : self.start + self.size].view(self.dtype).view(self.shape)
+        # A tensor of its own for autograd too: writing to one is no change of the others.
+        return part.data
 
 
 class Pack:
@@ -50,21 +54,25 @@ class Pack:
         self._batches = batches
 
     def __iter__(self) -> Iterator[Batch]:
-        return ({name: self._taken_out(value) for name, value in batch.items()} for batch in self._batches)
+        return map(self._taken_out, self._batches)
 
     def pin_memory(self) -> Pack:
         """The same in memory that a device can copy from by itself: DataLoader asks for it."""
         return Pack(self._memory.pin_memory(), self._batches)
 
     def _taken_out(self, value: Any) -> Any:
-        if isinstance(value, Place):
-            return value.of(self._memory)
-        # Values and offsets of lists.
-        return tuple(map(self._taken_out, value)) if isinstance(value, tuple) else value
+        return value.of(self._memory) if isinstance(value, Place) else inside(value, self._taken_out)
+
+
+def inside(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The same dict, or tuple of values and offsets, with all that is in it changed; what is neither, as it is."""
+    if type(value) is dict:
+        return {name: change(part) for name, part in value.items()}
+    return tuple(map(change, value)) if type(value) is tuple else value
 
 
 def pack(batches: Sequence[Batch]) -> Pack:
-    """Lays these batches into shared memory; texts go beside."""
+    """Lays these batches into shared memory; texts go beside, and whatever else a dataset of one's own gives."""
     tensors: list[tuple[Place, torch.Tensor]] = []
     end = 0
 
@@ -75,9 +83,9 @@ def pack(batches: Sequence[Batch]) -> Pack:
             end += -(-place.size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
             tensors.append((place, value))
             return place
-        return tuple(map(placed, value)) if isinstance(value, tuple) else value
+        return inside(value, placed)
 
-    laid = [{name: placed(value) for name, value in batch.items()} for batch in batches]
+    laid = [*map(placed, batches)]
     memory = torch.empty(end, dtype=torch.uint8)
     if end:
         memory.share_memory_()
@@ -86,8 +94,8 @@ def pack(batches: Sequence[Batch]) -> Pack:
     return Pack(memory, laid)
 
 
-def batches_of_pack(batch_bytes: int, steps: int, workers: int) -> int:
-    """How many batches of this size go in one pack, in an epoch of so many steps."""
-    by_bytes = PACK_BYTES // max(1, batch_bytes)
+def batches_of_pack(batch_bytes: int, steps: int, workers: int, ahead: int) -> int:
+    """How many batches of this size go in one pack, of an epoch of so many steps; ``ahead`` packs are ready."""
+    by_bytes = PACK_BYTES * USUALLY_AHEAD // max(USUALLY_AHEAD, ahead) // max(1, batch_bytes)
     by_steps = steps // (LEAST_PACKS * max(1, workers))
     return max(1, min(by_bytes, by_steps, MAX_BATCHES))

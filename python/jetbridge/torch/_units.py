@@ -31,6 +31,8 @@ class Units:
     rows: array[int] = field(repr=False)
     #: Decoded bytes of the columns, about.
     bytes: array[int] = field(repr=False)
+    #: Rows of these row groups together, those that do not pass the filter among them.
+    read_rows: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,16 +77,18 @@ class _Collected:
     def __init__(self) -> None:
         self._files: dict[str, int] = {}
         self._numbers = (array("L"), array("L"), array("Q"), array("Q"))
+        self._read_rows = 0
 
     def add(self, unit: Mapping[str, Any]) -> None:
         rows = unit.get("passing", unit["rows"])
         if rows:
             file = self._files.setdefault(unit["path"], len(self._files))
+            self._read_rows += unit["rows"]
             for numbers, value in zip(self._numbers, (file, unit["row_group"], rows, unit["bytes"]), strict=True):
                 numbers.append(value)
 
     def units(self, snapshot: str) -> Units:
-        return Units(snapshot, tuple(self._files), *self._numbers)
+        return Units(snapshot, tuple(self._files), *self._numbers, self._read_rows)
 
 
 def _page(answer: Any) -> Any:

@@ -53,3 +53,27 @@ async fn streams_beyond_the_limit_are_refused_and_may_be_tried_again() {
     let answer = read(&mut client, &ticket).unwrap();
     assert_eq!(joined(&answer.batches), rows(7, 400_000));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_kept_columns_are_as_long_as_the_client_likes() {
+    let written = rows(0, 600_000);
+    let served = served(std::slice::from_ref(&written)).await;
+    let ticket = served.warmed().await;
+    let mut client = served.client();
+    let long = read(&mut client, &ticket).unwrap();
+    client.limit_batches(Some(1));
+    let short = read(&mut client, &ticket).unwrap();
+    assert_eq!(
+        (long.inline_bytes, short.inline_bytes),
+        (0, 0),
+        "no value is copied for that"
+    );
+    assert!(
+        long.batches.len() * 2 <= short.batches.len(),
+        "{} batches, and {} short ones",
+        long.batches.len(),
+        short.batches.len()
+    );
+    assert_eq!(joined(&long.batches), written);
+    assert_eq!(joined(&short.batches), written);
+}
