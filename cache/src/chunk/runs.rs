@@ -194,7 +194,11 @@ impl Iterator for ChunkRuns {
 
     fn next(&mut self) -> Option<ArrayRef> {
         let (number, from) = (self.next / RUN_STRIDES, self.next % RUN_STRIDES);
-        let run = self.strides.chunks(RUN_STRIDES).nth(number)?;
+        let run = self
+            .strides
+            .chunks(RUN_STRIDES)
+            .nth(number)
+            .filter(|run| from < run.len())?;
         let to = run.len().min(from + self.each);
         let several = match &self.whole {
             Some(whole) => whole.get(number).cloned(),

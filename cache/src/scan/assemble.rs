@@ -274,7 +274,7 @@ fn in_runs(plan: &FilePlan, row_group: usize, rows: &[Range<usize>], supplies: V
     let shape = &plan.shape;
     let batch_bytes = match shape.taker {
         Taker::Sends => shape.batch_bytes,
-        Taker::Maps { batch_bytes } => batch_bytes.max(shape.batch_bytes),
+        Taker::Maps { batch_bytes } => batch_bytes,
         Taker::Computes => return (supplies, shape.batch_bytes),
     };
     let all_rows = plan.group(row_group).and_then(|group| usize::try_from(group.rows).ok());
