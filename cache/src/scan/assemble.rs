@@ -299,7 +299,10 @@ fn runs_of(plan: &FilePlan, chunks: &[&Chunk], batch_bytes: usize) -> Option<Vec
         .iter()
         .map(|chunk| Some(chunk.strides.first()?.data_type()))
         .collect();
-    if !plan.adapter.makes_little(&types?) || others.iter().any(|other| lengths(other) != first_lengths) {
+    if first_lengths.len() < 2 || others.iter().any(|other| lengths(other) != first_lengths) {
+        return None;
+    }
+    if !plan.adapter.makes_little(&types?) {
         return None;
     }
     let bytes = sum_of(chunks.iter().map(|chunk| &chunk.bytes));
