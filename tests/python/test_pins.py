@@ -51,6 +51,9 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pins") / "lake"
     for seed, name in enumerate(("kept", "loose", *(f"flood/{number}" for number in range(FLOOD_DATASETS)))):
         write(folder / name, seed)
+    for node in range(WORKERS + 1):
+        # All of them fit any worker.
+        files.write(folder / f"small/{node}/a.parquet", rows(0).slice(node, 10))
     return folder
 
 
@@ -315,7 +318,7 @@ def cluster(lake: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
 def test_all_nodes_know_of_a_pin(cluster: Cluster) -> None:
     """Whichever made it, and whichever removes it; a node that was away learns of it when it is back."""
     for number, maker in enumerate(cluster.nodes):
-        path = f"/lake/flood/{number}"
+        path = f"/lake/small/{number}"
         with maker.connect() as client:
             pin(client, path)
         until(lambda path=path: all(path in listed(node) for node in cluster.nodes), "seen everywhere", SEEN_S)
@@ -323,9 +326,9 @@ def test_all_nodes_know_of_a_pin(cluster: Cluster) -> None:
     away.stop()
     for number, remover in enumerate(reversed(cluster.nodes[:-1])):
         with remover.connect() as client:
-            unpin(client, f"/lake/flood/{number}")
+            unpin(client, f"/lake/small/{number}")
     away.start()
-    left = f"/lake/flood/{len(cluster.nodes) - 1}"
+    left = f"/lake/small/{len(cluster.nodes) - 1}"
     until(lambda: all(listed(node) == [left] for node in cluster.nodes), "gone everywhere", SEEN_S)
     with cluster.nodes[0].connect() as client:
         unpin(client, left)
