@@ -56,8 +56,9 @@ build: ## Builds the jetbridge program (release profile)
 	@$(BUILD) --bins
 
 .PHONY: demo
-demo: build $(READY) ## From nothing to the main job: makes TPC-H data, serves it, reads it by Flight, compares
-	@$(VENV_PYTHON) tests/demo/demo.py --scale-factor $(SF) --work-dir $(TARGET_DIR)/demo
+demo: python-package ## From nothing to the main job: makes TPC-H data, serves and preloads it, reads and compares
+	@$(VENV_PYTHON) tests/demo/demo.py --scale-factor $(SF) --work-dir $(TARGET_DIR)/demo \
+		--torch-venv $(TORCH_VENV) --wheels $(WHEELS)
 
 .PHONY: wheel
 wheel: $(READY) ## Builds the Python wheel, client and server in one, into the build folder

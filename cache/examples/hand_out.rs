@@ -14,6 +14,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use futures::TryStreamExt;
 use jetbridge_cache::key::RowGroup;
 use jetbridge_cache::page::OpenFile;
+use jetbridge_cache::retention::Reread;
 use jetbridge_cache::scan::{Ahead, ScanRequest, Split, Taker};
 use jetbridge_cache::ufs::{StoreSpec, Ufs, UfsContext, UfsLimits};
 use jetbridge_cache::{Cache, CacheConfig};
@@ -110,6 +111,7 @@ async fn read(cache: &Cache, files: &Files, schema: &SchemaRef) -> Result<(usize
         skip: 0,
         batch_bytes: BATCH_BYTES,
         taker: Taker::Sends,
+        reread: Reread::Unknown,
         ahead: Ahead::Far,
     });
     let (mut rows, mut bytes) = (0, 0);

@@ -11,6 +11,7 @@
 
 mod stored;
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -105,10 +106,10 @@ impl Footer {
         let known = schema.and_then(|schema| dialects.schema(schema));
         let options = known.map(|known| ParquetMetaDataOptions::new().with_schema(known));
         let metadata = ParquetMetaDataReader::decode_metadata_with_options(bytes, options.as_ref());
-        let metadata = metadata.map_err(|error| at.corrupt(error.to_string()))?;
+        let metadata = metadata.map_err(|error| at.unreadable(error))?;
         check_metadata(&metadata, at)?;
         let dialect = dialects.of(metadata.file_metadata(), schema);
-        let dialect = dialect.map_err(|error| at.corrupt(error.to_string()))?;
+        let dialect = dialect.map_err(|error| at.unreadable(error))?;
         let row_groups: Vec<_> = metadata
             .row_groups()
             .iter()
@@ -369,9 +370,13 @@ impl FileAt<'_> {
         ReadError::corrupt(self.path, None, reason)
     }
 
+    fn unreadable(self, reason: impl fmt::Display) -> ReadError {
+        self.corrupt(format!("the footer cannot be read: {reason}"))
+    }
+
     fn refused(self, refused: Refused) -> ReadError {
         match refused {
-            Refused::Malformed(reason) => self.corrupt(format!("the footer cannot be read: {reason}")),
+            Refused::Malformed(reason) => self.unreadable(reason),
             Refused::Over { what, value, limit } => ReadError::LimitExceeded {
                 path: self.path.to_owned(),
                 row_group: None,

@@ -73,7 +73,7 @@ use self::page::{DiskError, MemoryPages, OpenFile, PageConfig, PageStore, PageTi
 use self::pool::CpuPool;
 use self::raw::Raw;
 use self::retention::{Keep, Retention, Retentions};
-use self::scan::{Engine, PausableScan, Pause, Poison, Residency, ScanBatch, ScanRequest, Warmth};
+use self::scan::{Engine, Later, PausableScan, Pause, Poison, Residency, ScanBatch, ScanRequest, Warmth};
 
 pub use self::contents::{HeldColumn, HeldFile, HeldParts};
 pub use self::error::ReadError;
@@ -228,6 +228,8 @@ impl Cache {
             loads: Flights::default(),
             poison: Poison::new(),
             pool: CpuPool::decoding(config.decode_threads)?,
+            behind: CpuPool::behind("decode-behind")?,
+            later: Later::default(),
             read_ahead_bytes: config.read_ahead_bytes.min(config.memory_bytes / SCAN_SHARE),
             budget,
             retentions,

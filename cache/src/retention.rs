@@ -58,6 +58,16 @@ pub enum Keep {
     AtOnce,
 }
 
+/// What is known of reads to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reread {
+    /// Nothing.
+    #[default]
+    Unknown,
+    /// Who reads now says that it will read the same again: what would be kept at the second read is kept at this one.
+    Foretold,
+}
+
 /// A share of the cache that some files have together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
@@ -93,6 +103,17 @@ impl Terms {
     /// Whether decoded chunks of the file are kept without having been asked for before, where they are kept at all.
     pub(crate) fn is_kept_at_once(&self) -> bool {
         self.keep == Keep::AtOnce || self.pinned_decoded
+    }
+
+    /// What holds for a reader of whom so much is known.
+    pub(crate) fn expecting(self, reread: Reread) -> Self {
+        match (self.keep, reread) {
+            (Keep::OnReuse(_), Reread::Foretold) => Self {
+                keep: Keep::AtOnce,
+                ..self
+            },
+            _ => self,
+        }
     }
 
     /// How a decoded chunk of the file is offered to its tier, on demand of the errand of number `by` where one is given.

@@ -14,6 +14,7 @@ use futures::stream::BoxStream;
 use jetbridge_cache::ReadError;
 use jetbridge_cache::key::{FileKey, Generation, RowGroup};
 use jetbridge_cache::page::{OpenFile, Peers};
+use jetbridge_cache::retention::Reread;
 use jetbridge_cache::scan::{Ahead, BATCH_BYTES, Pause, Residency, ScanBatch, ScanRequest, Sieve, Split, Taker};
 use jetbridge_cache::schema;
 use jetbridge_catalog::dataset::{PartitionKind, PartitionValue};
@@ -65,6 +66,7 @@ impl<'a> Sealer<'a> {
             epoch: plan.view.epoch(),
             holders: Vec::new(),
             splits: Vec::new(),
+            reread: spec.reread,
         };
         Self {
             node,
@@ -235,6 +237,10 @@ pub fn scan_request(node: &Node, ticket: &Ticket) -> Result<ScanRequest, Service
         skip: 0,
         batch_bytes: BATCH_BYTES,
         taker: Taker::Sends,
+        reread: match ticket.reread {
+            true => Reread::Foretold,
+            false => Reread::Unknown,
+        },
         ahead: Ahead::Far,
     })
 }

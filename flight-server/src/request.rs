@@ -1,5 +1,5 @@
 //! The JSON scan: `{"path": ..., "columns": [...], "filter": "...", "limit": n, "ordered": bool}`, and for readers that
-//! decide on the order of reading themselves `"parts"` and `"snapshot"`.
+//! decide on the order of reading themselves `"parts"` and `"snapshot"`, and for those that come again `"reread"`.
 //!
 //! Read by hand and not by a derived `Deserialize`, for its messages: they name the key, what it takes and what was given,
 //! and a key given twice or not known is refused, where serde would take the last one or list only variants.
@@ -19,7 +19,9 @@ pub const MAX_SCAN_BYTES: usize = 1024 * 1024;
 /// Longest piece of a request repeated in a message, in characters.
 const MAX_SHOWN_CHARS: usize = 80;
 /// The keys of a JSON scan.
-const KEYS: [&str; 7] = ["path", "columns", "filter", "limit", "ordered", "parts", "snapshot"];
+const KEYS: [&str; 8] = [
+    "path", "columns", "filter", "limit", "ordered", "parts", "snapshot", "reread",
+];
 
 /// What to read of one dataset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
@@ -44,6 +46,10 @@ pub struct ScanSpec {
     /// The fingerprint of the version to read, as `dataset.units` tells it; none given = the one that there is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
+    /// Whether the same will be read again, as by the epochs of a training: decoded columns are then kept at this read, or
+    /// behind it where stored bytes are taken, and not at the second. Default: no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reread: bool,
 }
 
 /// Why a JSON scan was refused.
@@ -160,6 +166,7 @@ impl ScanSpec {
                         .ok_or_else(|| wrong(key, "a whole number of rows, 0 or more", &limit))?,
                 );
             }
+            ("reread", Value::Bool(reread)) => self.reread = reread,
             (_, Value::Bool(ordered)) => self.ordered = ordered,
             (_, other) => return Err(wrong(key, "true or false", &other)),
         }
@@ -212,7 +219,7 @@ fn shorten(text: &str) -> String {
 
 fn did_you_mean(nearest: &Option<&'static str>) -> String {
     nearest
-        .map(|key| format!(", did you mean {key:?}?"))
+        .map(|key| format!(" (did you mean {key:?}?)"))
         .unwrap_or_default()
 }
 
@@ -227,20 +234,20 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let json =
-            br#"{"path": "/lake/trips", "columns": ["a", "b.c"], "filter": "a > 1", "limit": 10, "ordered": true}"#;
+            br#"{"path": "/lake/trips", "columns": ["a", "b.c"], "filter": "a > 1", "limit": 10, "ordered": true, "reread": true}"#;
         let spec = ScanSpec::from_json(json).unwrap();
         assert_eq!(spec.path, "/lake/trips");
         assert_eq!(spec.columns, Some(vec!["a".to_owned(), "b.c".to_owned()]));
         assert_eq!(spec.filter.as_deref(), Some("a > 1"));
         assert_eq!(spec.limit, Some(10));
-        assert!(spec.ordered);
+        assert!(spec.ordered && spec.reread);
         assert_eq!(ScanSpec::from_json(spec.to_json().as_bytes()), Ok(spec));
     }
 
     #[test]
     fn only_the_path_is_needed_and_null_is_as_good_as_nothing() {
         let spec = ScanSpec::from_json(br#"{"path": "/x"}"#).unwrap();
-        let nulls = br#"{"path": "/x", "columns": null, "filter": null, "limit": null, "ordered": null, "parts": null, "snapshot": null}"#;
+        let nulls = br#"{"path": "/x", "columns": null, "filter": null, "limit": null, "ordered": null, "parts": null, "snapshot": null, "reread": null}"#;
         assert_eq!(ScanSpec::from_json(nulls), Ok(spec.clone()));
         assert_eq!(spec.to_json(), r#"{"path":"/x"}"#);
     }
@@ -272,7 +279,7 @@ mod tests {
     fn an_unknown_key_is_named_with_the_nearest_known_one() {
         assert!(
             refused(r#"{"path": "/x", "colums": ["a"]}"#)
-                .starts_with(r#"unknown key "colums" in the scan, did you mean "columns"?"#)
+                .starts_with(r#"unknown key "colums" in the scan (did you mean "columns"?); the keys are"#)
         );
         assert!(
             refused(r#"{"path": "/x", "where": "a"}"#).starts_with(r#"unknown key "where" in the scan; the keys are"#)

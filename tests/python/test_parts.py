@@ -218,3 +218,13 @@ def test_a_cluster_reads_parts_in_their_order_whoever_owns_them(
     found = pa.concat_tables([fetch_ticket(server.client, endpoint.ticket) for endpoint in info.endpoints])
     assert_same(found, rows_of(folder, chosen))
     assert_same(read(server.client, "/many"), rows_of(folder, sorted(chosen)))
+
+
+def test_what_will_be_read_again_is_kept_decoded_at_the_first_read(lake: Lake) -> None:
+    for name, reread in [("once", False), ("again", True)]:
+        write(lake, name)
+        lake.read(name, reread=reread)
+        told = act(lake.client, "cache.stat", {"path": lake.at(name)})
+        assert (told["decoded_bytes"] > 0) is reread, (name, told)
+    with expect_error("INVALID_ARGUMENT", "reread"):
+        lake.read("again", reread="yes")

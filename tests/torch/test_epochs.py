@@ -187,5 +187,7 @@ def test_map_style_rows_by_number(rows: Dataset) -> None:
     assert sorted(flat(found)) == list(range(TOTAL))
     default = torch.utils.data.DataLoader(data, batch_size=3)
     assert next(iter(default))["n"].tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="cache_bytes"):
+        jb.torch.MapDataset(rows, cache_bytes=-1)
     kept = jb.torch.MapDataset(rows.filter("n % 1000 = 1"))
     assert [kept[number]["n"].item() for number in range(len(kept))] == [1, 1_001, 2_001, 3_001, 4_001]

@@ -179,6 +179,13 @@ def test_persistent_workers_of_our_loader_see_the_epoch(rows: Dataset, whole: li
 def test_a_dataset_of_ones_own_may_give_what_it_likes(rows: Dataset) -> None:
     loader = jb.torch.DataLoader(Pairs(rows, batch_size=100), num_workers=2, multiprocessing_context="fork")
     assert [(first, second.item()) for first, second in loader] == [(100, 100 * number) for number in range(50)]
+
+
+def test_what_a_loader_cannot_do_is_refused(rows: Dataset) -> None:
+    for batch_size in (0, 1):
+        with pytest.raises(jb.InvalidRequestError, match="batch_size is an argument of the dataset"):
+            jb.torch.DataLoader(make(rows), batch_size=batch_size)
+    jb.torch.DataLoader(make(rows), batch_size=None, shuffle=False, drop_last=False)
     with pytest.raises(jb.InvalidRequestError, match="in_order"):
         jb.torch.DataLoader(make(rows), num_workers=2, in_order=False)
 

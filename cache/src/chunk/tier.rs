@@ -1,9 +1,9 @@
 //! Chunks in shared memory, one sealed [`Segment`] each.
 //!
 //! A chunk is admitted on its second touch: a table that is scanned once leaves nothing behind, and the scan does not
-//! pay for keeping it, unless a rule says so. What is admitted, and what goes for it, the [policy](crate::policy) decides
-//! before anything is decoded: a [`Place`] holds the room until the chunk is filled in, or gives it back when it is
-//! dropped. What an errand demands, and what is pinned, needs no second touch.
+//! pay for keeping it, unless a rule says so or its reader will come again. What is admitted, and what goes for it, the
+//! [policy](crate::policy) decides before anything is decoded: a [`Place`] holds the room until the chunk is filled in, or gives
+//! it back when it is dropped. What an errand demands, and what is pinned, needs no second touch.
 //!
 //! States of a key: unknown, touched, placed, held.
 //!
@@ -30,7 +30,7 @@ use crate::budget::{Budget, Purpose, Reservation, Yielding};
 use crate::counters::{self, Tier};
 use crate::key::{FileId, FileKey, sum_of};
 use crate::policy::{Offer, ScopedPolicy};
-use crate::retention::{Keep, Retentions, Terms};
+use crate::retention::{Keep, Reread, Retentions, Terms};
 use crate::unkept::Unkept;
 
 /// A chunk may take this part of the whole tier at most, so that one column does not drive out all others.
@@ -116,12 +116,12 @@ impl ChunkTier {
     }
 
     /// Room for a chunk of `file` of about so many bytes, where it is worth keeping: whether it fits, and was asked for
-    /// before.
+    /// before or will be again.
     ///
     /// Each call counts as a touch of the key. None also while another has a place for the key.
     #[must_use]
-    pub fn place(&self, key: &ChunkKey, file: &FileKey, bytes: u64) -> Option<Place> {
-        let terms = self.0.retentions.of(&file.uri);
+    pub fn place(&self, key: &ChunkKey, file: &FileKey, bytes: u64, reread: Reread) -> Option<Place> {
+        let terms = self.0.retentions.of(&file.uri).expecting(reread);
         if terms.keep == Keep::Never {
             return None;
         }
@@ -165,8 +165,10 @@ impl ChunkTier {
         Ok(place)
     }
 
-    /// Stored bytes of those chunks that are held, are on their way, or would be kept if they were read now. No touch of any.
-    pub(crate) fn warm_bytes(&self, sought: &[Sought]) -> u64 {
+    /// Stored bytes of those chunks that are held, are on their way, or would be kept if they were read now; but what a reader
+    /// who comes again would have kept is decoded for it later, so that of its chunks only those count that need no reading. No
+    /// touch of any.
+    pub(crate) fn warm_bytes(&self, sought: &[Sought], reread: Reread) -> u64 {
         let all_bytes = sum_of(sought.iter().map(|sought| &sought.decoded_bytes));
         let state = self.0.state.lock();
         let (mut room, mut taken_bytes) = (None, 0_u64);
@@ -175,7 +177,7 @@ impl ChunkTier {
             if state.policy.contains(&sought.key) {
                 return true;
             }
-            if !state.would_keep(sought) {
+            if reread == Reread::Foretold || !state.would_keep(sought) {
                 return false;
             }
             // What is pinned does not compete.

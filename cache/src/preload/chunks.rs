@@ -7,7 +7,7 @@ use crate::budget::{Purpose, Reservation};
 use crate::chunk::Chunk;
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
-use crate::scan::{claim_brought, leaf_ranges, on_their_way};
+use crate::scan::{Threads, claim_brought, leaf_ranges, on_their_way};
 use crate::unkept::Unkept;
 
 /// Raw bytes of the columns that are fetched and decoded together, at most, but for a single column that has more.
@@ -90,12 +90,19 @@ impl Group<'_> {
         let decoded_bytes = columns.iter().map(|column| self.decoded_bytes(column)).sum();
         let mut room = self.reserve(decoded_bytes, Purpose::Chunks).await?;
         let mut unkept = None;
-        let claims = claim_brought(self.engine, &self.plan, columns, (bytes, source, raw), |column, key| {
-            let room: Reservation = room.split(self.decoded_bytes(column));
-            let (file, by) = (&self.plan.split.file.key, self.errand.id());
-            let placed = self.engine.chunks.place_demanded(key, file, room, by);
-            placed.inspect_err(|reason| unkept = unkept.or(Some(*reason))).ok()
-        });
+        let claims = claim_brought(
+            self.engine,
+            &self.plan,
+            columns,
+            (bytes, source, raw),
+            Threads::Decoding,
+            |column, key| {
+                let room: Reservation = room.split(self.decoded_bytes(column));
+                let (file, by) = (&self.plan.split.file.key, self.errand.id());
+                let placed = self.engine.chunks.place_demanded(key, file, room, by);
+                placed.inspect_err(|reason| unkept = unkept.or(Some(*reason))).ok()
+            },
+        );
         drop(room);
         for (key, flight) in claims {
             // A load that a reader began may have failed for want of what this one has.

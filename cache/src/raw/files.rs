@@ -159,6 +159,9 @@ impl Stream for RawFiles {
         };
         let (left, given) = this.taken(ready!(polled));
         drop(left);
+        if given.is_ok() {
+            this.scan.took(&group);
+        }
         Poll::Ready(Some(given.map(|file| (group, file))))
     }
 }

@@ -43,7 +43,8 @@ use crate::error::ReadError;
 use crate::footer::Footer;
 use crate::key::{RowGroup, Source, to_u64, to_usize};
 use crate::pool::Panicked;
-use crate::scan::{Engine, OpenScan, Pause, ScanRequest, Split, permits};
+use crate::retention::Reread;
+use crate::scan::{Engine, LaterItem, OpenScan, Pause, ScanRequest, Split, permits};
 
 /// A request in terms of stored bytes.
 #[derive(Debug)]
@@ -58,6 +59,7 @@ pub enum Raw {
 pub struct RawScan {
     engine: Arc<Engine>,
     groups: Vec<RawGroup>,
+    reread: Reread,
     /// Bytes that the small files of this scan may take at once, all together; `room` has them as permits.
     ahead_bytes: u64,
     room: Arc<Semaphore>,
@@ -90,7 +92,7 @@ pub struct RawFile {
 /// What the row groups of one file share.
 #[derive(Debug)]
 struct Part {
-    split: Split,
+    split: Arc<Split>,
     /// The columns of the answer.
     output: SchemaRef,
     /// How they are cut out of the file, which takes its footer: there while somebody reads one of them.
@@ -148,6 +150,18 @@ impl RawScan {
     /// Where storage fails, the file has changed, or the memory budget does not become free in time.
     pub async fn read(&self, group: &RawGroup) -> Result<RawFile, ReadError> {
         self.cut_out(group, None).await.map(|(file, _)| file)
+    }
+
+    /// Says that the reader took a row group, of which it decodes the columns itself. Where it will come again, they are decoded
+    /// here too, when there is time.
+    fn took(&self, group: &RawGroup) {
+        if self.reread == Reread::Foretold {
+            self.engine.decode_later(LaterItem {
+                split: Arc::clone(&group.part.split),
+                read: Arc::clone(&group.part.output),
+                row_group: group.row_group,
+            });
+        }
     }
 
     /// A row group's share of the scan's room, if there is room for it now.
@@ -304,6 +318,7 @@ pub(crate) async fn plan(engine: &Arc<Engine>, request: &ScanRequest, most_bytes
     Ok(Raw::Files(RawScan {
         engine: Arc::clone(engine),
         groups,
+        reread: request.reread,
         ahead_bytes,
         room: Arc::new(Semaphore::new(to_usize(u64::from(permits(ahead_bytes))))),
         _open: open,
@@ -341,7 +356,7 @@ fn groups_of(split: Split, footer: Arc<Footer>, output: SchemaRef) -> Result<Ope
         Err(reason) => return Ok(Err(reason)),
     };
     let part = Arc::new(Part {
-        split,
+        split: Arc::new(split),
         output,
         excerpt: Mutex::default(),
     });

@@ -24,6 +24,15 @@ use crate::key::{RowGroup, Source, to_u64};
 /// A column that is more than twice as large as its footer says, and this, is not kept.
 const MOST_SURPLUS_BYTES: u64 = 64 << 20;
 
+/// Where a load decodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// In turn with all else that is decoded.
+    Decoding,
+    /// Behind all else.
+    Behind,
+}
+
 /// What a load brings.
 pub(crate) type Landed = Result<Arc<Brought>, ReadError>;
 
@@ -115,7 +124,7 @@ pub(crate) fn claim(
 /// Room for a column, where it is worth keeping, and whether others may go for it.
 fn place(engine: &Engine, plan: &FilePlan, key: &ChunkKey, bytes: u64) -> Option<(Place, bool)> {
     let file = &plan.split.file.key;
-    match engine.chunks.place(key, file, bytes) {
+    match engine.chunks.place(key, file, bytes, plan.shape.reread) {
         Some(place) => Some((place, true)),
         None if plan.shape.taker.maps() => Some((engine.chunks.place_in_free_room(key, file, bytes)?, false)),
         None => None,
@@ -158,19 +167,20 @@ impl Load {
         let (bytes, source) = self.engine.pages.read(&self.plan.split.file, &spans).await?;
         let chunks = ranges.iter().map(|(leaf, _)| *leaf).zip(bytes);
         let bytes = Arc::new(self.engine.row_group_bytes(&self.plan.footer, self.row_group, chunks));
-        let (chunks, failed) = fill(&self.engine, &self.plan, self.wanted, bytes).await;
+        let (chunks, failed) = fill(&self.engine, &self.plan, self.wanted, bytes, Threads::Decoding).await;
         Ok(Arc::new(Brought { chunks, failed, source }))
     }
 }
 
 /// Begins to decode columns of which an errand has brought the bytes, so that readers who come meanwhile wait for it as for
-/// any load. `raw` is what is reserved for the bytes. `places` gives each column that is neither held nor on its way a
+/// any load, on these threads. `raw` is what is reserved for the bytes. `place` gives each column that is neither held nor on its way a
 /// place. Those to wait for, with the loads that will bring them.
 pub(crate) fn claim_brought(
     engine: &Arc<Engine>,
     plan: &Arc<FilePlan>,
     columns: &[SelectedColumn],
     (bytes, source, raw): (Arc<RowGroupBytes>, Source, Reservation),
+    threads: Threads,
     mut place: impl FnMut(&SelectedColumn, &ChunkKey) -> Option<Place>,
 ) -> Vec<(ChunkKey, Flight<Landed>)> {
     let row_group = RowGroup(u32::try_from(bytes.row_group).unwrap_or(u32::MAX));
@@ -192,7 +202,7 @@ pub(crate) fn claim_brought(
         let keys: Vec<ChunkKey> = wanted.iter().map(|(_, place)| place.key()).collect();
         let (engine, plan) = (Arc::clone(engine), Arc::clone(plan));
         let load = async move {
-            let (chunks, failed) = fill(&engine, &plan, wanted, bytes).await;
+            let (chunks, failed) = fill(&engine, &plan, wanted, bytes, threads).await;
             drop(raw);
             Ok(Arc::new(Brought { chunks, failed, source }))
         };
@@ -215,6 +225,7 @@ async fn fill(
     plan: &Arc<FilePlan>,
     wanted: Vec<(SelectedColumn, Place)>,
     bytes: Arc<RowGroupBytes>,
+    threads: Threads,
 ) -> (HashMap<ChunkKey, Chunk>, HashMap<ChunkKey, ReadError>) {
     let row_group = u32::try_from(bytes.row_group).ok();
     let decoded = wanted.into_iter().map(|(column, place)| {
@@ -223,7 +234,7 @@ async fn fill(
             let key = place.key();
             let path = plan.split.path.clone();
             let most_bytes = place.bytes().saturating_mul(2).saturating_add(MOST_SURPLUS_BYTES);
-            let decoded = engine.pool.run(move || {
+            let decoded = engine.threads(threads).run(move || {
                 let strides = decode(&plan, bytes, column, most_bytes)?;
                 Ok::<_, ReadError>(strides.map(|strides| place.fill(strides)))
             });

@@ -7,6 +7,7 @@
 //!   sieve     which row groups and strides are not worth reading
 //!   paged     which pages of a row group are not, by the file's page index
 //!   loads     columns worth keeping: decoded whole, once for all who wait, into the chunk tier
+//!   later     columns that a reader who takes stored bytes will read again: decoded behind all else, into the chunk tier
 //!   stream    drains the units in order, cuts at the limit
 //!   pause     lets go of all that while nobody reads, and begins again where it was
 //!   warmth    how much of an answer is decoded, for readers that take stored bytes as well
@@ -22,6 +23,7 @@
 mod assemble;
 mod charge;
 mod driver;
+mod later;
 mod loads;
 mod output;
 mod paged;
@@ -46,7 +48,8 @@ use bytes::Bytes;
 
 pub use self::charge::Charge;
 pub(crate) use self::driver::{OpenScan, scan};
-pub(crate) use self::loads::{Landed, claim_brought, is_same, on_their_way};
+pub(crate) use self::later::{Later, LaterItem};
+pub(crate) use self::loads::{Landed, Threads, claim_brought, is_same, on_their_way};
 pub use self::output::tidy;
 pub(crate) use self::output::{batch_bytes, pieces};
 pub(crate) use self::pause::Pausable;
@@ -69,7 +72,7 @@ use crate::key::{FileId, RowGroup, Source};
 use crate::page::{OpenFile, PageTier};
 use crate::pages::{ChunkBytes, PageLimit};
 use crate::pool::CpuPool;
-use crate::retention::Retentions;
+use crate::retention::{Reread, Retentions};
 
 /// Decides which rows of a batch are kept.
 pub trait RowFilter: Send + Sync {
@@ -115,6 +118,8 @@ pub struct ScanRequest {
     pub batch_bytes: usize,
     /// What becomes of the batches.
     pub taker: Taker,
+    /// Whether the same will be read again.
+    pub reread: Reread,
     /// How far decoding goes ahead of the reader.
     pub ahead: Ahead,
 }
@@ -167,6 +172,10 @@ pub(crate) struct Engine {
     /// Bytes of storage that reads were about so far, wherever they came from.
     pub(crate) needed_bytes: AtomicU64,
     pub(crate) pool: CpuPool,
+    /// One thread that decodes what nobody waits for.
+    pub(crate) behind: CpuPool,
+    /// What that has to do.
+    pub(crate) later: Later,
     /// Largest page after decompression, in bytes.
     pub(crate) page_bytes_limit: u64,
     /// Bytes that one scan may hold ahead of its reader, at most.
@@ -183,6 +192,13 @@ const OPEN_SCANS_SHARE: u64 = 8;
 const LEAST_AHEAD_BYTES: u64 = 4 << 20;
 
 impl Engine {
+    fn threads(&self, threads: Threads) -> &CpuPool {
+        match threads {
+            Threads::Decoding => &self.pool,
+            Threads::Behind => &self.behind,
+        }
+    }
+
     /// Bytes that a scan which begins now may hold ahead of its reader. A scan keeps what it began with, however slowly it is
     /// read, so the n-th of those open may have an eighth of the budget divided by n: a hundred that all stall have 0.65 of
     /// it, and a thousand 0.94, as long as that is more than the least that any may have.

@@ -11,6 +11,7 @@ use crate::decode::SelectedColumn;
 use crate::error::ReadError;
 use crate::footer::{Footer, RowGroupInfo};
 use crate::key::{sum_of, to_u64, to_usize};
+use crate::retention::Reread;
 use crate::schema::Positions;
 
 /// What all units of a scan share.
@@ -25,6 +26,7 @@ pub(crate) struct Shape {
     /// Whether strides are to be those of chunks, whatever the size of batches.
     pub(crate) as_chunks: bool,
     pub(crate) taker: Taker,
+    pub(crate) reread: Reread,
 }
 
 impl Shape {
@@ -48,6 +50,7 @@ impl Shape {
             batch_bytes: request.batch_bytes.max(1),
             as_chunks: false,
             taker: request.taker,
+            reread: request.reread,
         })
     }
 
@@ -63,6 +66,7 @@ impl Shape {
             batch_bytes: 1,
             as_chunks: true,
             taker: Taker::Computes,
+            reread: Reread::Unknown,
         }
     }
 
@@ -78,6 +82,7 @@ impl Shape {
             batch_bytes: usize::MAX,
             as_chunks: true,
             taker,
+            reread: Reread::Unknown,
         }
     }
 }

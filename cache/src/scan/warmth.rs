@@ -2,7 +2,9 @@
 //!
 //! A reader that takes stored bytes as well as columns is best given columns where these are at hand, or will be for the next
 //! one; what would be decoded for its answer alone it can decode itself. What decides is bytes as they are stored, since
-//! these are what it would be sent instead: where half of them or more are of such columns, the answer is warm.
+//! these are what it would be sent instead: where half of them or more are of such columns, the answer is warm. A reader that
+//! comes again takes stored bytes in any case, until columns are there: they are decoded for it behind all else
+//! ([`later`](super::later)).
 //!
 //! To ask is no touch. A reader that then takes stored bytes must say so ([`Warmth::pass`]): that is the touch which a scan
 //! would have been, so that what is read again is found wanted, and is kept as it is from scans.
@@ -53,7 +55,7 @@ impl Warmth {
             sought.extend(more);
         }
         let stored_bytes = sum_of(sought.iter().map(|sought| &sought.stored_bytes));
-        let warm_bytes = engine.chunks.warm_bytes(&sought);
+        let warm_bytes = engine.chunks.warm_bytes(&sought, request.reread);
         Ok(Self {
             engine: Arc::clone(engine),
             sought,

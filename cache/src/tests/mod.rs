@@ -24,6 +24,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::key::RowGroup;
 use crate::page::OpenFile;
+use crate::retention::Reread;
 use crate::scan::{Ahead, ScanBatch, ScanRequest, Split, Taker};
 use crate::ufs::{StoreSpec, Ufs, UfsContext, UfsLimits};
 use crate::{Cache, CacheConfig, Footer, ReadError};
@@ -94,6 +95,7 @@ pub(crate) fn request(splits: Vec<Split>, schema: &SchemaRef) -> ScanRequest {
         skip: 0,
         batch_bytes: 2 << 20,
         taker: Taker::Sends,
+        reread: Reread::Unknown,
         ahead: Ahead::Far,
     }
 }

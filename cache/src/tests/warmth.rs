@@ -4,11 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array};
+use arrow::compute::concat_batches;
 use arrow::datatypes::Schema;
 
 use super::{cache, collect, mount, open, request, split, write};
 use crate::Cache;
-use crate::scan::ScanRequest;
+use crate::key::Source;
+use crate::retention::Reread;
+use crate::scan::{ScanBatch, ScanRequest};
 use crate::schema::project;
 
 const ROWS: i64 = 20_000;
@@ -48,6 +51,27 @@ async fn to_ask_is_no_touch_and_to_pass_is_one() {
     collect(&cache, both.clone()).await.unwrap();
     assert!(cache.usage().decoded_bytes > 0);
     assert!(is_warm(&cache, &both).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_scan_will_read_again_it_keeps_at_once_and_it_is_warm_then() {
+    let folder = tempfile::tempdir().unwrap();
+    write_two(folder.path());
+    let cache = cache();
+    let once = asking(&cache, folder.path(), &["large", "small"]).await;
+    let first = ScanRequest {
+        reread: Reread::Foretold,
+        ..once.clone()
+    };
+    assert!(!is_warm(&cache, &first).await, "stored bytes are there sooner");
+    let decoded = collect(&cache, first.clone()).await.unwrap();
+    assert!(is_warm(&cache, &first).await && is_warm(&cache, &once).await);
+    assert!(cache.usage().decoded_bytes >= 2 * 8 * u64::try_from(ROWS).unwrap());
+    let kept = collect(&cache, once).await.unwrap();
+    let batches = |given: &[ScanBatch]| given.iter().map(|one| one.batch.clone()).collect::<Vec<_>>();
+    let whole = |given: &[ScanBatch]| concat_batches(&given[0].batch.schema(), &batches(given)).unwrap();
+    assert_eq!(whole(&decoded), whole(&kept));
+    assert!(kept.iter().all(|one| one.source == Source::Memory));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,7 +24,7 @@ pub(super) struct LsArgs {
     #[arg(default_value = "/")]
     path: String,
     /// Show at most this many entries, 10000 at the most [default: 10000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=MAX_ENTRIES))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(0..=MAX_ENTRIES))]
     limit: Option<u64>,
     #[command(flatten)]
     output: OutputArgs,

@@ -231,6 +231,10 @@ mod tests {
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }
+        for line in ["ls /a --limit -1", "get /a --limit -1", "preload /a --max-failures -1"] {
+            let said = parse(&format!("jetbridge {line}")).unwrap_err().to_string();
+            assert!(said.contains("invalid value '-1' for '--"), "{line}: {said}");
+        }
         for line in ["jetbridge --help", "jetbridge --version", "jetbridge get --help"] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 0, "{line}");
         }

@@ -127,7 +127,7 @@ struct WhatArgs {
     priority: Option<Priority>,
 
     /// End the job as FAILED when more files than this have failed [default: no limit]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_failures: Option<u64>,
 }
 

@@ -48,9 +48,7 @@ pub(super) fn scan_of(plan: &LogicalPlan) -> Option<(ScanSpec, Arc<Dataset>)> {
         columns: Some(columns),
         filter,
         limit: limit.map(|limit| u64::try_from(limit).unwrap_or(u64::MAX)),
-        ordered: false,
-        parts: None,
-        snapshot: None,
+        ..ScanSpec::default()
     };
     Some((spec, Arc::clone(dataset)))
 }

@@ -73,12 +73,7 @@ impl ScanPiece {
         let expires: SystemTime = node.cluster.now() + node.ticket_ttl;
         let spec = ScanSpec {
             path: plan.dataset.path.to_string(),
-            columns: None,
-            filter: None,
-            limit: None,
-            ordered: false,
-            parts: None,
-            snapshot: None,
+            ..ScanSpec::default()
         };
         redeem::Sealer::new(node, plan, &spec, expires).seal(run, node.cluster.holders(&plan.view, run))
     }

@@ -28,6 +28,7 @@ use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use jetbridge_cache::Footer;
 use jetbridge_cache::ReadError;
+use jetbridge_cache::retention::Reread;
 use jetbridge_cache::scan::{Ahead, Charge, ScanBatch, ScanRequest, Sieve, Split, Taker};
 use jetbridge_catalog::path::NsPath;
 
@@ -116,6 +117,7 @@ impl Reading {
             // A table that is read once leaves nothing behind, and is not paid for as if it did: to keep all columns at their
             // first read made query 1 of TPC-H a third slower. What is read again is kept, and handed on by reference.
             taker: Taker::Computes,
+            reread: Reread::Unknown,
             ahead: Ahead::Near,
         }))
     }

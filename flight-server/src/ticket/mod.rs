@@ -78,6 +78,8 @@ pub struct Ticket {
     pub holders: Vec<String>,
     /// The numbers of the splits that it reads, by which reads are counted. A hint.
     pub splits: Vec<u64>,
+    /// Whether its reader will read the same again. A hint.
+    pub reread: bool,
 }
 
 /// A partition column.

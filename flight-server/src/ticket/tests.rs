@@ -72,6 +72,7 @@ fn ticket() -> Ticket {
         epoch: 7,
         holders: vec!["a".to_owned(), "b".to_owned()],
         splits: vec![0, u64::MAX],
+        reread: true,
     }
 }
 

@@ -83,6 +83,8 @@ struct Body {
     holders: Vec<String>,
     #[prost(fixed64, repeated, tag = "16")]
     splits: Vec<u64>,
+    #[prost(bool, tag = "17")]
+    reread: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -147,6 +149,7 @@ impl From<&Ticket> for Body {
             epoch: ticket.epoch,
             holders: ticket.holders.clone(),
             splits: ticket.splits.clone(),
+            reread: ticket.reread,
         }
     }
 }
@@ -176,6 +179,7 @@ impl TryFrom<Body> for Ticket {
             epoch: body.epoch,
             holders: body.holders,
             splits: body.splits,
+            reread: body.reread,
         })
     }
 }

@@ -46,8 +46,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("shuffle_buffer", 1), ("prefetch_batches", 1), ("prefetch_bytes", 0)):
-            _whole(name, getattr(self, name), least)
-        _whole("seed", self.seed, 0)
+            whole(name, getattr(self, name), least)
+        whole("seed", self.seed, 0)
         if self.seed >= 1 << 64:
             raise InvalidRequestError("seed is a number of 64 bits")
         _one_of("even", self.even, ("drop", "pad", "error"))
@@ -147,7 +147,7 @@ class Epochs(Source):
 
     def set_epoch(self, epoch: int, worker: WorkerOf | None = None) -> None:
         """Has the next iteration go through another epoch, from its beginning; the same one again changes nothing."""
-        _whole("epoch", epoch, 0)
+        whole("epoch", epoch, 0)
         if epoch >= 1 << 63:
             raise InvalidRequestError("epoch is a number of 63 bits")
         self.take_numbers(worker)
@@ -337,7 +337,7 @@ def _steps(worker: Worker | None) -> int:
     return (worker.batches - 1) * worker.of + worker.id + 1
 
 
-def _whole(name: str, value: object, least: int) -> None:
+def whole(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InvalidRequestError(f"{name} is a whole number, {least} or more, and not {value!r}")
 

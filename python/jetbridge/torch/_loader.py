@@ -38,9 +38,9 @@ class DataLoader(TorchDataLoader[Batch]):
 
     def __init__(self, dataset: IterableDataset, **options: Any) -> None:
         for name in ("batch_size", "shuffle", "sampler", "batch_sampler", "drop_last"):
-            if options.get(name):
+            given = options.pop(name, None)
+            if given is not None and given is not False:
                 raise InvalidRequestError(f"{name} is an argument of the dataset, which makes the batches")
-            options.pop(name, None)
         if not options.get("in_order", True):
             raise InvalidRequestError("in_order=False leaves open which batches a state counts: use torch's DataLoader")
         own = options.get("collate_fn") is None

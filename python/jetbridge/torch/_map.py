@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
 
-from jetbridge.torch._core import Nulls, Rows, Settings
+from jetbridge.torch._core import Nulls, Rows, Settings, whole
 from jetbridge.torch._tensors import Batch, batch_of
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class MapDataset(TorchDataset[Batch]):
         fill: Mapping[str, float] | None = None,
         cache_bytes: int = 256 << 20,
     ) -> None:
+        whole("cache_bytes", cache_bytes, 0)
         settings = Settings(batch_size=1, nulls=nulls, fill=tuple((fill or {}).items()), prefetch_bytes=cache_bytes)
         self.rows = Rows(scan, settings)
 

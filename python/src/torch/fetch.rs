@@ -147,10 +147,12 @@ impl Scans {
             ordered: true,
             ..Scan::of(scan.path.clone())
         };
-        asked.extra.insert("parts".to_owned(), json!(parts));
-        asked
-            .extra
-            .insert("snapshot".to_owned(), Value::from(scan.snapshot.clone()));
+        asked.extra.extend([
+            ("parts".to_owned(), json!(parts)),
+            ("snapshot".to_owned(), Value::from(scan.snapshot.clone())),
+            // Another epoch, as a rule.
+            ("reread".to_owned(), Value::from(true)),
+        ]);
         asked
     }
 

@@ -4,7 +4,7 @@ use arrow::array::Int64Array;
 
 use super::*;
 use crate::key::{Generation, RowGroup};
-use crate::retention::Quota;
+use crate::retention::{Quota, Retention, Rule};
 
 fn file() -> FileKey {
     let generation = Generation::parse("etag:x").unwrap();
@@ -25,7 +25,7 @@ fn key(column: u32) -> ChunkKey {
 }
 
 fn place(chunks: &ChunkTier, bytes: u64) -> Option<Place> {
-    chunks.place(&key(0), &file(), bytes)
+    chunks.place(&key(0), &file(), bytes, Reread::Unknown)
 }
 
 fn column(rows: usize) -> Vec<ArrayRef> {
@@ -34,7 +34,7 @@ fn column(rows: usize) -> Vec<ArrayRef> {
 
 /// Touches the key and, where it is placed, fills it with that many rows of eight bytes.
 fn offer(chunks: &ChunkTier, key: ChunkKey, rows: usize) -> bool {
-    let place = chunks.place(&key, &file(), u64::try_from(rows * 8).unwrap());
+    let place = chunks.place(&key, &file(), u64::try_from(rows * 8).unwrap(), Reread::Unknown);
     place.map(|place| place.fill(column(rows))).is_some()
 }
 
@@ -131,22 +131,41 @@ fn sought(column: u32, decoded_bytes: u64, terms: Terms) -> Sought {
 }
 
 #[test]
+fn the_first_touch_of_a_reader_that_comes_again_is_kept_as_far_as_rules_allow() {
+    let retentions = Retentions::default();
+    let chunks = ChunkTier::new(1 << 19, Budget::new(1 << 20), retentions.clone());
+    let foretold = |column| chunks.place(&key(column), &file(), 800, Reread::Foretold);
+    let _ = foretold(0).expect("it will be read again").fill(column(100));
+    assert!(chunks.contains(&key(0)));
+    assert!(!offer(&chunks, key(1), 100), "of others nothing is known");
+    let never = Rule::new("**", Keep::Never).unwrap();
+    retentions.set(vec![Retention {
+        uri: "s3://b".to_owned(),
+        rules: vec![never],
+        ..Retention::default()
+    }]);
+    assert!(foretold(2).is_none(), "a rule forbids it");
+}
+
+#[test]
 fn chunks_are_warm_that_are_held_on_their_way_or_would_be_kept() {
     let chunks = ChunkTier::new(1 << 19, Budget::new(1 << 20), Retentions::default());
     let three = [0, 1, 2].map(|column| sought(column, 800, Terms::default()));
     for _ in 0..2 {
-        assert_eq!(chunks.warm_bytes(&three), 0);
+        assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 0);
     }
     chunks.pass(&three[..2]);
-    assert_eq!(chunks.warm_bytes(&three), 2);
+    assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 2);
+    assert_eq!(chunks.warm_bytes(&three, Reread::Foretold), 0, "they are decoded later");
     assert!(offer(&chunks, key(0), 100), "it is the second touch");
-    let on_its_way = chunks.place(&key(1), &file(), 800).unwrap();
-    assert_eq!(chunks.warm_bytes(&three), 2);
+    let on_its_way = chunks.place(&key(1), &file(), 800, Reread::Unknown).unwrap();
+    assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 2);
+    assert_eq!(chunks.warm_bytes(&three, Reread::Foretold), 2);
     // Neither is touched by it, and the third for the first time.
     chunks.pass(&three);
-    assert_eq!(chunks.warm_bytes(&three), 3);
+    assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 3);
     drop(on_its_way);
-    assert_eq!(chunks.warm_bytes(&three), 3);
+    assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 3);
 }
 
 #[test]
@@ -163,11 +182,14 @@ fn rules_decide_what_would_be_kept() {
     let never = sought(0, 800, kept(Keep::Never));
     let too_large = sought(1, 2_001, Terms::default());
     for _ in 0..3 {
-        assert_eq!(chunks.warm_bytes(&[never, too_large]), 0);
+        assert_eq!(chunks.warm_bytes(&[never, too_large], Reread::Unknown), 0);
         chunks.pass(&[never, too_large]);
     }
-    assert_eq!(chunks.warm_bytes(&[sought(2, 800, kept(Keep::AtOnce))]), 1);
-    assert_eq!(chunks.warm_bytes(&[sought(3, 800, pinned)]), 1);
+    assert_eq!(
+        chunks.warm_bytes(&[sought(2, 800, kept(Keep::AtOnce))], Reread::Unknown),
+        1
+    );
+    assert_eq!(chunks.warm_bytes(&[sought(3, 800, pinned)], Reread::Unknown), 1);
 }
 
 #[test]
@@ -180,7 +202,7 @@ fn no_more_would_be_kept_than_there_is_room_for() {
         let chunks = ChunkTier::new(8_000, Budget::new(1 << 20), Retentions::default());
         let many: Vec<Sought> = (0..20).map(|column| sought(column, 800, terms)).collect();
         chunks.pass(&many);
-        assert_eq!(chunks.warm_bytes(&many), room, "{terms:?}");
+        assert_eq!(chunks.warm_bytes(&many, Reread::Unknown), room, "{terms:?}");
     }
 }
 
@@ -195,7 +217,7 @@ fn what_the_policy_would_refuse_is_not_warm_until_it_is_worth_more_than_what_is_
     let newcomer = [sought(20, 800, Terms::default())];
     let refused = (0..40).take_while(|_| {
         chunks.pass(&newcomer);
-        chunks.warm_bytes(&newcomer) == 0
+        chunks.warm_bytes(&newcomer, Reread::Unknown) == 0
     });
     assert!((2..40).contains(&refused.count()));
     assert!(offer(&chunks, key(20), 100), "it is kept as foretold");

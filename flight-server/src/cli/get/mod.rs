@@ -50,7 +50,7 @@ pub(super) struct GetArgs {
     filter: Option<String>,
 
     /// Read at most this many rows
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     limit: Option<u64>,
 
     /// Form of the output
