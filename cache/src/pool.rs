@@ -44,7 +44,7 @@ impl CpuPool {
 
     /// Starts one thread whose work comes behind that of all others.
     pub(crate) fn behind(name: &'static str) -> Result<Self, rayon::ThreadPoolBuildError> {
-        let builder = rayon::ThreadPoolBuilder::new().num_threads(1);
+        let builder = rayon::ThreadPoolBuilder::new().num_threads(1).stack_size(STACK_BYTES);
         builder
             .thread_name(move |_| name.to_owned())
             .start_handler(|_| {

@@ -29,6 +29,8 @@ class Way:
     through: Callable[[str], pa.Table]
     #: Reads this folder of Parquet files.
     directly: Callable[[Path], pa.Table]
+    #: Engines of SQL type sums and texts as they like.
+    is_typed_alike: bool = True
 
 
 def by_flight(uri: str) -> pa.Table:
@@ -88,5 +90,5 @@ WAYS = (
     Way("by the jetbridge package, over TCP", by_package_over_tcp, files),
     Way("by the jetbridge package, same host", by_package, files),
     Way(f"{len(COLUMNS)} columns into pandas", into_pandas, files_into_pandas),
-    Way("SQL, sums by group", by_sql, files_by_sql),
+    Way("SQL, sums by group", by_sql, files_by_sql, is_typed_alike=False),
 )

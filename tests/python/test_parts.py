@@ -20,6 +20,7 @@ from harness import files
 from harness.compare import assert_same
 from harness.errors import expect_error
 from harness.flight import act, fetch_ticket, read, splits
+from harness.leftovers import until
 from harness.server import Server
 from harness.wire import FORMS, WIRE_HEADER
 
@@ -228,3 +229,28 @@ def test_what_will_be_read_again_is_kept_decoded_at_the_first_read(lake: Lake) -
         assert (told["decoded_bytes"] > 0) is reread, (name, told)
     with expect_error("INVALID_ARGUMENT", "reread"):
         lake.read("again", reread="yes")
+
+
+def test_who_takes_stored_bytes_and_comes_again_finds_columns_later(lake: Lake) -> None:
+    def form(name: str, asked: str, reread: bool) -> str:
+        spec = json.dumps({"path": lake.at(name), "reread": reread})
+        info = lake.client.get_flight_info(flight.FlightDescriptor.for_command(spec))
+        options = flight.FlightCallOptions(headers=[(WIRE_HEADER.encode(), asked.encode())])
+        forms = set()
+        for endpoint in info.endpoints:
+            stream = lake.client.do_get(endpoint.ticket, options)
+            forms.add((stream.schema.metadata or {}).get(b"jetbridge.wire", b"arrow").decode())
+            stream.read_all()
+        (only,) = forms
+        return only
+
+    def decoded(name: str) -> int:
+        return act(lake.client, "cache.stat", {"path": lake.at(name)})["decoded_bytes"]
+
+    for name in ("named", "once", "again"):
+        all_units = write(lake, name)
+    assert form("named", "raw", True) == form("once", "auto", False) == form("again", "auto", True) == "raw"
+    until(lambda: decoded("again") > 0, "columns that are decoded later")
+    until(lambda: form("again", "auto", True) == "arrow", "columns of all row groups")
+    assert_same(lake.read("again"), rows_of(lake.folder / "again", all_units))
+    assert decoded("named") == decoded("once") == 0, "nobody said that it will come for these columns"

@@ -71,6 +71,8 @@ pub(crate) struct Sought {
     pub(crate) decoded_bytes: u64,
     /// Bytes that it has in its file.
     pub(crate) stored_bytes: u64,
+    /// It is to be decoded behind all else, so that nobody need read it for that.
+    pub(crate) comes_later: bool,
 }
 
 /// Room for a chunk that is on its way.

@@ -165,10 +165,8 @@ impl ChunkTier {
         Ok(place)
     }
 
-    /// Stored bytes of those chunks that are held, are on their way, or would be kept if they were read now; but what a reader
-    /// who comes again would have kept is decoded for it later, so that of its chunks only those count that need no reading. No
-    /// touch of any.
-    pub(crate) fn warm_bytes(&self, sought: &[Sought], reread: Reread) -> u64 {
+    /// Stored bytes of those chunks that are held, are on their way, or would be kept if they were read now. No touch of any.
+    pub(crate) fn warm_bytes(&self, sought: &[Sought]) -> u64 {
         let all_bytes = sum_of(sought.iter().map(|sought| &sought.decoded_bytes));
         let state = self.0.state.lock();
         let (mut room, mut taken_bytes) = (None, 0_u64);
@@ -177,7 +175,7 @@ impl ChunkTier {
             if state.policy.contains(&sought.key) {
                 return true;
             }
-            if reread == Reread::Foretold || !state.would_keep(sought) {
+            if sought.comes_later || !state.would_keep(sought) {
                 return false;
             }
             // What is pinned does not compete.

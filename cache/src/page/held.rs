@@ -24,6 +24,15 @@ impl PageTier {
         self.0.store.held_pages(file.key.id(), pages.clone()) == pages.end.0 - pages.start.0
     }
 
+    /// Whether every page of a range of a file version is held, or came and waits to be kept.
+    pub(crate) fn is_at_hand(&self, file: &FileKey, range: &Range<u64>) -> bool {
+        let (id, pages) = (file.id(), span_of(range, self.0.config.page_size_bytes));
+        let mut absent = (pages.start.0..pages.end.0)
+            .map(PageIndex)
+            .filter(|page| !self.0.store.contains(id, *page));
+        absent.all(|page| !self.0.arrived(id, &[page]).is_empty())
+    }
+
     /// How many bytes of pages of a file version are held now.
     #[must_use]
     pub fn held_bytes(&self, file: FileId) -> u64 {

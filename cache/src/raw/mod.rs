@@ -152,6 +152,12 @@ impl RawScan {
         self.cut_out(group, None).await.map(|(file, _)| file)
     }
 
+    /// The same, for a reader that takes columns where they are there: what it will read again is decoded for it later.
+    #[must_use]
+    pub fn for_reader(self, reread: Reread) -> Self {
+        Self { reread, ..self }
+    }
+
     /// Says that the reader took a row group, of which it decodes the columns itself. Where it will come again, they are decoded
     /// here too, when there is time.
     fn took(&self, group: &RawGroup) {
@@ -318,7 +324,7 @@ pub(crate) async fn plan(engine: &Arc<Engine>, request: &ScanRequest, most_bytes
     Ok(Raw::Files(RawScan {
         engine: Arc::clone(engine),
         groups,
-        reread: request.reread,
+        reread: Reread::Unknown,
         ahead_bytes,
         room: Arc::new(Semaphore::new(to_usize(u64::from(permits(ahead_bytes))))),
         _open: open,

@@ -2,13 +2,13 @@
 //!
 //! Whoever decodes for itself is served soonest, and leaves no decoded column behind. Where it said that it comes again
 //! ([`Reread::Foretold`]), the columns of what it took are decoded here meanwhile, one at a time, on a thread that gets what the
-//! others leave of the processors. Its next read finds as many as there was time for. A reader who comes while one is being
-//! decoded waits for that one; what has not begun is loaded for it as ever.
+//! others leave of the processors. Its next read finds as many as there was time for. A scan that comes while one is being
+//! decoded does not wait for it, and decodes that one for itself: it may take long.
 //!
-//! Nothing is fetched for it, and no other scan gives way: a column whose pages are not held is left out, and so is what the
-//! policy would not keep. What waits is named, not held; beyond a number of row groups, more are left out.
+//! Nothing is fetched for it, and no scan gives way: a column whose pages are not at hand is left out, and so is what the policy
+//! would not keep. What waits is named, not held, and once however many take it; beyond a bound, more is left out.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,12 +21,15 @@ use super::loads::{Threads, claim_brought};
 use super::plan::{FilePlan, Shape};
 use super::{Engine, Split, chunk_key, leaf_ranges};
 use crate::budget::Purpose;
+use crate::chunk::ChunkKey;
 use crate::decode::SelectedColumn;
-use crate::key::{RowGroup, to_usize};
+use crate::key::{FileId, RowGroup, to_usize};
 use crate::retention::Reread;
 
-/// Row groups that wait, at most: at 1 KiB each, 4 MiB.
-const MOST_WAITING: usize = 4096;
+/// Columns of all row groups that wait, at most. Schemas are what takes memory: at 256 bytes a field, 16 MiB.
+const MOST_WAITING_COLUMNS: usize = 1 << 16;
+/// What a row group counts besides its columns.
+const GROUP_COLUMNS: usize = 8;
 /// How long each waits at least. A reader that goes through its data at full speed has use for all processors, and would be a
 /// fifth slower beside this; one that computes in between leaves time enough.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -40,6 +43,16 @@ pub(crate) struct LaterItem {
     pub(crate) row_group: RowGroup,
 }
 
+impl LaterItem {
+    fn key(&self) -> (FileId, RowGroup) {
+        (self.split.file.key.id(), self.row_group)
+    }
+
+    fn columns(&self) -> usize {
+        GROUP_COLUMNS + self.read.fields().len()
+    }
+}
+
 /// What waits, and the task that is at it, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct Later(Mutex<State>);
@@ -47,31 +60,57 @@ pub(crate) struct Later(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<(Instant, LaterItem)>,
+    /// What they count, all together.
+    columns: usize,
+    /// Those that wait, and the one that the task is at.
+    known: HashSet<(FileId, RowGroup)>,
+    /// The column that is being decoded.
+    at: Option<ChunkKey>,
     task: Option<JoinHandle<()>>,
+}
+
+impl Later {
+    /// Whether columns of a row group are still to be decoded here.
+    pub(crate) fn awaits(&self, file: FileId, row_group: RowGroup) -> bool {
+        self.0.lock().known.contains(&(file, row_group))
+    }
+
+    /// Whether a column is being decoded here.
+    pub(crate) fn is_at(&self, key: &ChunkKey) -> bool {
+        self.0.lock().at.as_ref() == Some(key)
+    }
+
+    /// What is next, and when it is due. What was before it is done.
+    fn next(&self, done: Option<(FileId, RowGroup)>) -> Option<(Instant, LaterItem)> {
+        let mut state = self.0.lock();
+        if let Some(done) = done {
+            state.known.remove(&done);
+        }
+        let next = state.waiting.pop_front();
+        match &next {
+            Some((_, item)) => state.columns -= item.columns(),
+            None => state.task = None,
+        }
+        next
+    }
 }
 
 impl Engine {
     /// Has the columns of a row group decoded when there is time. Must be called on a tokio runtime.
     pub(crate) fn decode_later(self: &Arc<Self>, item: LaterItem) {
         let mut state = self.later.0.lock();
-        if state.waiting.len() >= MOST_WAITING {
+        let columns = state.columns + item.columns();
+        if columns > MOST_WAITING_COLUMNS || !state.known.insert(item.key()) {
             return;
         }
+        state.columns = columns;
         state.waiting.push_back((Instant::now() + PATIENCE, item));
-        // One that has finished without saying so has panicked.
+        // One that has finished without saying so has panicked, and what it was at is forgotten.
         if state.task.as_ref().is_none_or(JoinHandle::is_finished) {
+            state.known = state.waiting.iter().map(|(_, item)| item.key()).collect();
+            state.at = None;
             state.task = Some(tokio::spawn(work_off(Arc::downgrade(self))));
         }
-    }
-
-    /// What is next, and when it is due.
-    fn next_item(&self) -> Option<(Instant, LaterItem)> {
-        let mut state = self.later.0.lock();
-        let next = state.waiting.pop_front();
-        if next.is_none() {
-            state.task = None;
-        }
-        next
     }
 
     /// Decodes what is not held of a row group, column by column.
@@ -82,18 +121,34 @@ impl Engine {
         let shape = Arc::new(Shape::of_columns(&item.read));
         let plan = Arc::new(FilePlan::new(footer, Split::clone(&item.split), shape));
         for column in &plan.columns {
-            self.bring_column(&plan, item.row_group, column).await;
+            let key = chunk_key(plan.split.file.key.id(), item.row_group, column);
+            if !self.chunks.contains(&key) {
+                self.later.0.lock().at = Some(key);
+                self.bring_column(&plan, item.row_group, (key, column)).await;
+                self.later.0.lock().at = None;
+            }
         }
     }
 
-    async fn bring_column(self: &Arc<Self>, plan: &Arc<FilePlan>, row_group: RowGroup, column: &SelectedColumn) {
-        let file = &plan.split.file.key;
-        if self.chunks.contains(&chunk_key(file.id(), row_group, column)) {
+    async fn bring_column(
+        self: &Arc<Self>,
+        plan: &Arc<FilePlan>,
+        row_group: RowGroup,
+        (key, column): (ChunkKey, &SelectedColumn),
+    ) {
+        let (file, one) = (&plan.split.file.key, std::slice::from_ref(column));
+        let ranges = leaf_ranges(&plan.footer, row_group, one.iter());
+        let are_at_hand = ranges.iter().all(|(_, range)| self.pages.is_at_hand(file, range));
+        if !are_at_hand || self.poison.find(key.file, row_group, one).is_some() {
             return;
         }
-        let ranges = leaf_ranges(&plan.footer, row_group, std::iter::once(column));
+        // Before anything is read, so that what is not kept costs no reading.
+        let decoded_bytes = plan.decoded_bytes(to_usize(u64::from(row_group.0)), one.iter());
+        let Some(place) = self.chunks.place(&key, file, decoded_bytes, Reread::Foretold) else {
+            return;
+        };
         let raw_bytes = ranges.iter().map(|(_, range)| range.end - range.start).sum();
-        let Some(raw) = self.budget.take_free(raw_bytes, Purpose::Scans) else {
+        let Some(raw) = self.budget.take(raw_bytes, Purpose::Scans) else {
             return;
         };
         let mut chunks = Vec::with_capacity(ranges.len());
@@ -104,27 +159,29 @@ impl Engine {
             chunks.push((leaf, bytes));
         }
         let bytes = Arc::new(self.row_group_bytes(&plan.footer, row_group, chunks.into_iter()));
-        let decoded_bytes = plan.decoded_bytes(to_usize(u64::from(row_group.0)), std::iter::once(column));
         let brought = (bytes, self.pages.source(), raw);
-        let one = std::slice::from_ref(column);
-        let claims = claim_brought(self, plan, one, brought, Threads::Behind, |_, key| {
-            self.chunks.place(key, file, decoded_bytes, Reread::Foretold)
-        });
+        let mut place = Some(place);
+        let claims = claim_brought(self, plan, one, brought, Threads::Behind, |_, _| place.take());
         for (_, flight) in claims {
-            // Why it failed is its readers' business.
-            let _ = flight.landed().await;
+            if let Some(Ok(brought)) = flight.landed().await
+                && let Some(error) = brought.failed.get(&key)
+            {
+                self.poison.learn(key.file, row_group, one, error);
+            }
         }
     }
 }
 
 /// Decodes for as long as anything waits and the engine is there.
 async fn work_off(engine: Weak<Engine>) {
-    let next = || engine.upgrade()?.next_item();
-    while let Some((due, item)) = next() {
+    let mut done = None;
+    let next = |done| engine.upgrade()?.later.next(done);
+    while let Some((due, item)) = next(done.take()) {
         sleep_until(due).await;
         let Some(engine) = engine.upgrade() else {
             return;
         };
+        done = Some(item.key());
         engine.bring(item).await;
     }
 }
@@ -158,11 +215,10 @@ mod tests {
 
     /// Takes all row groups as they are stored, as a reader that comes again or as one of whom nothing is known.
     async fn take(cache: &Cache, once: &ScanRequest, reread: Reread) {
-        let request = ScanRequest { reread, ..once.clone() };
-        let Raw::Files(scan) = cache.raw(&request, u64::MAX).await.unwrap() else {
+        let Raw::Files(scan) = cache.raw(once, u64::MAX).await.unwrap() else {
             panic!("stored bytes can say it");
         };
-        let (files, _pause) = scan.files();
+        let (files, _pause) = scan.for_reader(reread).files();
         assert_eq!(files.try_collect::<Vec<_>>().await.unwrap().len(), 3);
     }
 
@@ -239,14 +295,23 @@ mod tests {
         let cache = cache();
         let once = whole(folder.path(), &cache).await;
         // Of one thread, whose task does not begin before this one waits.
-        for _ in 0..MOST_WAITING + 10 {
+        let fields: Vec<_> = (0..1_000)
+            .map(|n| Field::new(format!("c{n}"), DataType::Int64, true))
+            .collect();
+        let read = Arc::new(Schema::new(fields));
+        for row_group in 0..1_000 {
             cache.engine.decode_later(LaterItem {
                 split: Arc::new(once.splits[0].clone()),
-                read: Arc::clone(&once.read),
-                row_group: RowGroup(0),
+                read: Arc::clone(&read),
+                row_group: RowGroup(row_group),
             });
         }
-        assert_eq!(cache.engine.later.0.lock().waiting.len(), MOST_WAITING);
+        {
+            let state = cache.engine.later.0.lock();
+            assert_eq!(state.waiting.len(), MOST_WAITING_COLUMNS / (1_000 + GROUP_COLUMNS));
+            assert_eq!(state.known.len(), state.waiting.len());
+        }
         settled(&cache).await;
+        assert_eq!(cache.engine.later.0.lock().columns, 0);
     }
 }

@@ -90,7 +90,7 @@ pub(crate) fn claim(
             } else if let Some(chunk) = engine.chunks.get(&key) {
                 lookups.hits.add(chunk.bytes);
                 Claim::Held(chunk)
-            } else if let Some(flight) = boarding.bound_for(&key) {
+            } else if let Some(flight) = boarding.bound_for(&key).filter(|_| !engine.later.is_at(&key)) {
                 lookups.misses.add(bytes);
                 lookups.coalesced.add(bytes);
                 Claim::Awaited(key, flight)

@@ -2,9 +2,8 @@
 //!
 //! A reader that takes stored bytes as well as columns is best given columns where these are at hand, or will be for the next
 //! one; what would be decoded for its answer alone it can decode itself. What decides is bytes as they are stored, since
-//! these are what it would be sent instead: where half of them or more are of such columns, the answer is warm. A reader that
-//! comes again takes stored bytes in any case, until columns are there: they are decoded for it behind all else
-//! ([`later`](super::later)).
+//! these are what it would be sent instead: where half of them or more are of such columns, the answer is warm. What is
+//! to be decoded behind all else ([`later`](super::later)) is not, as long as it waits.
 //!
 //! To ask is no touch. A reader that then takes stored bytes must say so ([`Warmth::pass`]): that is the touch which a scan
 //! would have been, so that what is read again is found wanted, and is kept as it is from scans.
@@ -55,7 +54,7 @@ impl Warmth {
             sought.extend(more);
         }
         let stored_bytes = sum_of(sought.iter().map(|sought| &sought.stored_bytes));
-        let warm_bytes = engine.chunks.warm_bytes(&sought, request.reread);
+        let warm_bytes = engine.chunks.warm_bytes(&sought);
         Ok(Self {
             engine: Arc::clone(engine),
             sought,
@@ -88,7 +87,11 @@ async fn sought_in(engine: Arc<Engine>, split: Split, read: SchemaRef) -> Result
     let mut all = Vec::with_capacity(split.row_groups.len().saturating_mul(columns.len()));
     for &row_group in &split.row_groups {
         let of_group = columns.iter();
-        all.extend(of_group.filter_map(|column| sought(&footer, (file, terms), row_group, column)));
+        let comes_later = engine.later.awaits(file, row_group);
+        all.extend(of_group.filter_map(|column| {
+            let found = sought(&footer, (file, terms), row_group, column)?;
+            Some(Sought { comes_later, ..found })
+        }));
     }
     Ok(all)
 }
@@ -111,5 +114,6 @@ fn sought(
         terms,
         decoded_bytes: sum_of(decoded),
         stored_bytes: lengths.fold(0, u64::saturating_add),
+        comes_later: false,
     })
 }

@@ -1,11 +1,14 @@
 //! From a namespace path to a [`Dataset`]: list, lay out, read the footers, merge the schemas.
+//!
+//! What is not known yet is read as it is listed, so that footers are on their way before storage has told all names. Where a
+//! version is known, all is listed first: mostly nothing has changed, and no footer is to be read.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use futures::stream::BoxStream;
-use futures::{StreamExt, future, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, future, stream};
 use jetbridge_cache::Cache;
 use jetbridge_cache::Footer;
 use jetbridge_cache::ReadError;
@@ -16,6 +19,7 @@ use jetbridge_catalog::dataset::{Layout, PartitionColumn, PartitionValue, is_hid
 use jetbridge_catalog::path::NsPath;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::listing::MAX_LISTED_FILES;
 use super::{DataFile, Dataset, FileSummary, Fingerprint, Listed, Tree, partition_field};
 use crate::cluster::footers::{FILES_TOGETHER, FooterHolders};
 use crate::cluster::peers::Reach;
@@ -40,13 +44,19 @@ pub(super) async fn list(tree: &Tree, path: &NsPath) -> Result<Files, ServiceErr
     }
     let mut listed = tree.files(path).await?;
     listed.retain(|file| is_data(path, file));
-    if listed.is_empty() {
-        return match tree.file(path).await? {
-            Some(file) if !looks_like_file => Ok(single(file)),
-            _ => Err(ServiceError::NoDataset { path: path.clone() }),
-        };
+    match listed.is_empty() {
+        true => list_one(tree, path).await,
+        false => laid_out(path, listed),
     }
-    laid_out(path, listed)
+}
+
+/// The file `path` of a name that no data file has, below which there is nothing.
+async fn list_one(tree: &Tree, path: &NsPath) -> Result<Files, ServiceError> {
+    let looks_like_file = path.name().is_some_and(is_parquet);
+    match tree.file(path).await? {
+        Some(file) if !looks_like_file => Ok(single(file)),
+        _ => Err(ServiceError::NoDataset { path: path.clone() }),
+    }
 }
 
 /// The data files of `path` as they are listed, in no order.
@@ -66,19 +76,36 @@ pub(super) async fn listing(
 
 /// The files of one listing in reading order, with what their folders say.
 pub(super) fn laid_out(path: &NsPath, listed: Vec<Listed>) -> Result<Files, ServiceError> {
-    let layout = {
-        let paths: Vec<&str> = listed.iter().filter_map(|file| relative(path, file)).collect();
+    let (columns, files) = arranged(path, listed, |file| &file.path)?;
+    Ok(Files { columns, files })
+}
+
+/// What was found of files, in the reading order of these, with what their folders say: the columns, and each file's values.
+type Arranged<T> = (Vec<PartitionColumn>, Vec<(T, Vec<PartitionValue>)>);
+
+fn arranged<T>(path: &NsPath, found: Vec<T>, path_of: impl Fn(&T) -> &NsPath) -> Result<Arranged<T>, ServiceError> {
+    let Layout { columns, files } = {
+        let paths: Vec<&str> = found
+            .iter()
+            .filter_map(|file| path_of(file).strip_prefix(path))
+            .collect();
         layout(&paths).map_err(|source| ServiceError::Layout {
             path: path.clone(),
             source,
         })?
     };
-    Ok(in_order(listed, layout))
+    let mut found: Vec<Option<T>> = found.into_iter().map(Some).collect();
+    let files = files
+        .into_iter()
+        .filter_map(|file| Some((found.get_mut(file.index)?.take()?, file.values)))
+        .collect();
+    Ok((columns, files))
 }
 
 /// Whether a file below `path` is one of data.
 fn is_data(path: &NsPath, file: &Listed) -> bool {
-    relative(path, file).is_some_and(|rel| !is_hidden(rel) && is_parquet(rel))
+    let relative = file.path.strip_prefix(path);
+    relative.is_some_and(|relative| !is_hidden(relative) && is_parquet(relative))
 }
 
 /// Reads the footers of `files` and merges their schemas; at a pace where one is given. Whoever drops it stops that: what storage
@@ -93,51 +120,108 @@ pub(super) async fn load(
     let Files { columns, files } = files;
     let mut schemas = Schemas::default();
     let mut loaded = Vec::with_capacity(files.len());
-    let cache = Arc::clone(cache);
-    let at_once = match holders.are_there() {
-        true => FOOTERS_ASKED_AT_ONCE,
-        false => FOOTERS_AT_ONCE,
-    };
-    let pace = pace.cloned();
-    let mut footers = stream::iter(opened(holders, files, pace.as_ref()))
-        .map(move |file| {
-            let cache = Arc::clone(&cache);
-            let reading = OpenFile {
-                peers: file.peers,
-                errand: pace.clone(),
-                ..file.open.clone()
-            };
-            let footer = AbortOnDropHandle::new(tokio::spawn(async move { cache.footer(&reading).await }));
-            let (path, open, values) = (file.path, file.open, file.values);
-            async move { (path, open, values, footer.await) }
-        })
-        .buffered(at_once);
-    while let Some((file, open, values, footer)) = footers.next().await {
-        let footer = footer.map_err(|_| ServiceError::Internal {
-            what: format!("reading the footer of {file}"),
-        })?;
-        let summary = footer.map(|footer| summarize(&footer, &mut schemas)).map_err(Arc::new);
+    let (listed, mut values): (Vec<_>, VecDeque<_>) = files.into_iter().unzip();
+    let mut footers = stream::iter(opened(holders, listed, pace))
+        .map(|file| read(cache, file, pace))
+        .buffered(at_once(holders));
+    while let Some((file, footer)) = footers.next().await {
         loaded.push(DataFile {
-            path: file,
-            open,
-            values,
-            summary,
+            path: file.path,
+            open: file.open,
+            values: values.pop_front().unwrap_or_default(),
+            summary: summary(footer?, &mut schemas),
         });
     }
-    let schema = merged(path, &columns, &loaded)?;
+    of_files(path, columns, loaded)
+}
+
+/// The dataset at `path` from the storage as it is now, of which nothing is known: footers are read while it is listed.
+pub(super) async fn listed_and_loaded(
+    cache: &Arc<Cache>,
+    holders: &Arc<FooterHolders>,
+    tree: &Tree,
+    path: &NsPath,
+) -> Result<Dataset, ServiceError> {
+    let groups = listing(tree, path).await?.ready_chunks(FILES_TOGETHER);
+    let files = groups.flat_map(|group| {
+        let group: Result<Vec<Listed>, ServiceError> = group.into_iter().collect();
+        let files = group.map(|group| opened(holders, group, None));
+        stream::iter(files.map_or_else(|error| vec![Err(error)], |files| files.into_iter().map(Ok).collect()))
+    });
+    let mut footers = files
+        .map_ok(|file| read(cache, file, None).map(Ok))
+        .try_buffer_unordered(at_once(holders));
+    let (mut schemas, mut found) = (Schemas::default(), Vec::new());
+    while let Some((file, footer)) = footers.try_next().await? {
+        if found.len() == MAX_LISTED_FILES {
+            return Err(ServiceError::TooManyFiles {
+                path: path.clone(),
+                limit: MAX_LISTED_FILES,
+            });
+        }
+        found.push((file.path, file.open, summary(footer?, &mut schemas)));
+    }
+    let (columns, files) = match &found[..] {
+        [] => return load(cache, holders, path, list_one(tree, path).await?, None).await,
+        [(only, ..)] if only == path => (Vec::new(), found.into_iter().map(|file| (file, Vec::new())).collect()),
+        _ => arranged(path, found, |(file, ..)| file)?,
+    };
+    let loaded = files.into_iter().map(|((path, open, summary), values)| DataFile {
+        path,
+        open,
+        values,
+        summary,
+    });
+    of_files(path, columns, loaded.collect())
+}
+
+/// The dataset of files whose footers were read.
+fn of_files(path: &NsPath, columns: Vec<PartitionColumn>, files: Vec<DataFile>) -> Result<Dataset, ServiceError> {
+    let schema = merged(path, &columns, &files)?;
     Ok(Dataset {
         path: path.clone(),
         schema,
         partitions: columns,
-        files: loaded,
+        files,
         fingerprint: Fingerprint::default(),
     })
+}
+
+/// How many footers are read at once.
+fn at_once(holders: &FooterHolders) -> usize {
+    match holders.are_there() {
+        true => FOOTERS_ASKED_AT_ONCE,
+        false => FOOTERS_AT_ONCE,
+    }
+}
+
+/// A file, and its footer or why that cannot be read.
+type Read = (Opened, Result<Result<Arc<Footer>, ReadError>, ServiceError>);
+
+/// Begins to read a footer.
+fn read(cache: &Arc<Cache>, file: Opened, pace: Option<&Arc<Errand>>) -> impl Future<Output = Read> + use<> {
+    let cache = Arc::clone(cache);
+    let reading = OpenFile {
+        peers: file.peers.clone(),
+        errand: pace.cloned(),
+        ..file.open.clone()
+    };
+    let footer = AbortOnDropHandle::new(tokio::spawn(async move { cache.footer(&reading).await }));
+    async move {
+        let footer = footer.await.map_err(|_| ServiceError::Internal {
+            what: format!("reading the footer of {}", file.path),
+        });
+        (file, footer)
+    }
+}
+
+fn summary(footer: Result<Arc<Footer>, ReadError>, schemas: &mut Schemas) -> Result<FileSummary, Arc<ReadError>> {
+    footer.map(|footer| summarize(&footer, schemas)).map_err(Arc::new)
 }
 
 /// A file of which the footer is to be read.
 struct Opened {
     path: NsPath,
-    values: Vec<PartitionValue>,
     /// As it is opened from now on.
     open: OpenFile,
     /// Whom to ask while all of them are read.
@@ -145,16 +229,11 @@ struct Opened {
 }
 
 /// Opens the files of a dataset, of which other nodes are asked for many together.
-fn opened(
-    holders: &Arc<FooterHolders>,
-    files: Vec<(Listed, Vec<PartitionValue>)>,
-    pace: Option<&Arc<Errand>>,
-) -> Vec<Opened> {
+fn opened(holders: &Arc<FooterHolders>, files: Vec<Listed>, pace: Option<&Arc<Errand>>) -> Vec<Opened> {
     let later = holders.of(Vec::new(), Reach::Owner);
-    let open = |(listed, values): (Listed, Vec<PartitionValue>)| Opened {
+    let open = |listed: Listed| Opened {
         open: open_file(&listed, &later),
         path: listed.path,
-        values,
         peers: None,
     };
     let mut opened: Vec<Opened> = files.into_iter().map(open).collect();
@@ -193,23 +272,6 @@ fn single(file: Listed) -> Files {
     Files {
         columns: Vec::new(),
         files: vec![(file, Vec::new())],
-    }
-}
-
-fn relative<'a>(path: &NsPath, file: &'a Listed) -> Option<&'a str> {
-    file.path.strip_prefix(path)
-}
-
-fn in_order(listed: Vec<Listed>, layout: Layout) -> Files {
-    let mut listed: Vec<Option<Listed>> = listed.into_iter().map(Some).collect();
-    let files = layout
-        .files
-        .into_iter()
-        .filter_map(|file| Some((listed.get_mut(file.index)?.take()?, file.values)))
-        .collect();
-    Files {
-        columns: layout.columns,
-        files,
     }
 }
 

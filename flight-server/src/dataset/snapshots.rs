@@ -108,9 +108,14 @@ impl Datasets {
             return Ok(Arc::clone(&known.dataset));
         }
         let (checked, refreshes) = (Instant::now(), self.refreshes.load(Ordering::SeqCst));
-        let files = load::list(&self.tree, path).await?;
-        let before = known.take().map(|known| known.dataset);
-        let (dataset, is_new) = self.loaded(path, files, before, None).await?;
+        let (dataset, is_new) = if known.is_some() {
+            let files = load::list(&self.tree, path).await?;
+            let before = known.take().map(|known| known.dataset);
+            self.loaded(path, files, before, None).await?
+        } else {
+            let loaded = load::listed_and_loaded(&self.cache, &self.footers, &self.tree, path).await?;
+            (Arc::new(loaded), true)
+        };
         if is_new {
             contents::drop_outdated(&self.cache, self.tree.table(), &dataset).await;
         }

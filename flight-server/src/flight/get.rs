@@ -19,6 +19,7 @@ use arrow::error::ArrowError;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jetbridge_cache::key::Source;
+use jetbridge_cache::retention::Reread;
 use jetbridge_cache::scan::{Charge, Pause, ScanBatch};
 use tonic::Status;
 
@@ -84,7 +85,8 @@ async fn choose(redeemed: &Redeemed, limits: Limits, asked: &Asked) -> Result<(C
     for wish in asked.wishes() {
         let offered = match *wish {
             Wish::Form(Wire::Raw) | Wish::Auto if is_unsaid => continue,
-            Wish::Form(Wire::Raw) => raw::offer(redeemed, limits).await?,
+            // Who asks for stored bytes by name takes no columns the next time either.
+            Wish::Form(Wire::Raw) => raw::offer(redeemed, limits, Reread::Unknown).await?,
             Wish::Auto => raw::offer_unless_warm(redeemed, limits).await?,
             Wish::Form(wire) => return Ok((Chosen { wire, reason }, None)),
         };

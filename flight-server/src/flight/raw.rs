@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use futures::{StreamExt, stream};
 use jetbridge_cache::raw::{Raw, RawFile, RawGroup, refusal, schema_text};
+use jetbridge_cache::retention::Reread;
 use jetbridge_cache::scan::Pause;
 use jetbridge_cache::{ReadError, ReadLimits};
 use jetbridge_catalog::path::NsPath;
@@ -100,19 +101,20 @@ pub(super) async fn offer_unless_warm(redeemed: &Redeemed, limits: Limits) -> Re
     if warmth.is_warm() {
         return Ok(Offered::Warm);
     }
-    let offered = offer(redeemed, limits).await?;
-    if matches!(offered, Offered::Files(_)) {
-        // Whoever reads it again finds it wanted, and has it decoded and kept.
+    let offered = offer(redeemed, limits, request.reread).await?;
+    if matches!(offered, Offered::Files(_)) && request.reread == Reread::Unknown {
+        // Whoever reads it again finds it wanted, and has it decoded and kept. What is decoded later counts then.
         warmth.pass();
     }
     Ok(offered)
 }
 
-/// The messages that answer a ticket, each with a file that is no larger than the client takes.
+/// The messages that answer a ticket, each with a file that is no larger than the client takes. `reread` says whether columns
+/// are to be decoded for its next read.
 ///
 /// # Errors
 /// Footers that cannot be read, files that changed.
-pub(super) async fn offer(redeemed: &Redeemed, limits: Limits) -> Result<Offered, ServiceError> {
+pub(super) async fn offer(redeemed: &Redeemed, limits: Limits, reread: Reread) -> Result<Offered, ServiceError> {
     let Redeemed {
         node, dataset, request, ..
     } = redeemed;
@@ -124,7 +126,7 @@ pub(super) async fn offer(redeemed: &Redeemed, limits: Limits) -> Result<Offered
     let most_bytes = u64::try_from(most_bytes).unwrap_or(u64::MAX);
     let planned = node.cache.raw(request, most_bytes).await;
     let scan = match planned.map_err(|error| redeem::failed(node, dataset, error))? {
-        Raw::Files(scan) => scan,
+        Raw::Files(scan) => scan.for_reader(reread),
         Raw::Unsaid(reason) => return Ok(Offered::Unsaid(reason)),
     };
     redeemed.count_read();

@@ -127,6 +127,7 @@ fn sought(column: u32, decoded_bytes: u64, terms: Terms) -> Sought {
         terms,
         decoded_bytes,
         stored_bytes: 1,
+        comes_later: false,
     }
 }
 
@@ -152,20 +153,24 @@ fn chunks_are_warm_that_are_held_on_their_way_or_would_be_kept() {
     let chunks = ChunkTier::new(1 << 19, Budget::new(1 << 20), Retentions::default());
     let three = [0, 1, 2].map(|column| sought(column, 800, Terms::default()));
     for _ in 0..2 {
-        assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 0);
+        assert_eq!(chunks.warm_bytes(&three), 0);
     }
     chunks.pass(&three[..2]);
-    assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 2);
-    assert_eq!(chunks.warm_bytes(&three, Reread::Foretold), 0, "they are decoded later");
+    assert_eq!(chunks.warm_bytes(&three), 2);
+    let later = three.map(|sought| Sought {
+        comes_later: true,
+        ..sought
+    });
+    assert_eq!(chunks.warm_bytes(&later), 0, "they are decoded without a reader");
     assert!(offer(&chunks, key(0), 100), "it is the second touch");
     let on_its_way = chunks.place(&key(1), &file(), 800, Reread::Unknown).unwrap();
-    assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 2);
-    assert_eq!(chunks.warm_bytes(&three, Reread::Foretold), 2);
+    assert_eq!(chunks.warm_bytes(&three), 2);
+    assert_eq!(chunks.warm_bytes(&later), 2);
     // Neither is touched by it, and the third for the first time.
     chunks.pass(&three);
-    assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 3);
+    assert_eq!(chunks.warm_bytes(&three), 3);
     drop(on_its_way);
-    assert_eq!(chunks.warm_bytes(&three, Reread::Unknown), 3);
+    assert_eq!(chunks.warm_bytes(&three), 3);
 }
 
 #[test]
@@ -182,14 +187,11 @@ fn rules_decide_what_would_be_kept() {
     let never = sought(0, 800, kept(Keep::Never));
     let too_large = sought(1, 2_001, Terms::default());
     for _ in 0..3 {
-        assert_eq!(chunks.warm_bytes(&[never, too_large], Reread::Unknown), 0);
+        assert_eq!(chunks.warm_bytes(&[never, too_large]), 0);
         chunks.pass(&[never, too_large]);
     }
-    assert_eq!(
-        chunks.warm_bytes(&[sought(2, 800, kept(Keep::AtOnce))], Reread::Unknown),
-        1
-    );
-    assert_eq!(chunks.warm_bytes(&[sought(3, 800, pinned)], Reread::Unknown), 1);
+    assert_eq!(chunks.warm_bytes(&[sought(2, 800, kept(Keep::AtOnce))]), 1);
+    assert_eq!(chunks.warm_bytes(&[sought(3, 800, pinned)]), 1);
 }
 
 #[test]
@@ -202,7 +204,7 @@ fn no_more_would_be_kept_than_there_is_room_for() {
         let chunks = ChunkTier::new(8_000, Budget::new(1 << 20), Retentions::default());
         let many: Vec<Sought> = (0..20).map(|column| sought(column, 800, terms)).collect();
         chunks.pass(&many);
-        assert_eq!(chunks.warm_bytes(&many, Reread::Unknown), room, "{terms:?}");
+        assert_eq!(chunks.warm_bytes(&many), room, "{terms:?}");
     }
 }
 
@@ -217,7 +219,7 @@ fn what_the_policy_would_refuse_is_not_warm_until_it_is_worth_more_than_what_is_
     let newcomer = [sought(20, 800, Terms::default())];
     let refused = (0..40).take_while(|_| {
         chunks.pass(&newcomer);
-        chunks.warm_bytes(&newcomer, Reread::Unknown) == 0
+        chunks.warm_bytes(&newcomer) == 0
     });
     assert!((2..40).contains(&refused.count()));
     assert!(offer(&chunks, key(20), 100), "it is kept as foretold");
