@@ -60,7 +60,7 @@ def received(client: jb.Client, path: str) -> tuple[pa.Table, int]:
 
 @pytest.mark.parametrize("name", ALL_TYPES)
 def test_every_type_comes_raw_as_it_comes_plain(lake: Lake, clients: Clients, name: str) -> None:
-    lake.write("t.parquet", matrix_table(ALL_TYPES[name]), row_group_size=ROW_GROUP_ROWS)
+    written = lake.write("t.parquet", matrix_table(ALL_TYPES[name]), row_group_size=ROW_GROUP_ROWS)
     path = lake.at("t.parquet")
     with not_decoded_by(lake.server):
         raw = clients["raw"].dataset(path).to_arrow()
@@ -68,7 +68,9 @@ def test_every_type_comes_raw_as_it_comes_plain(lake: Lake, clients: Clients, na
     plain = clients["arrow"].dataset(path).to_arrow()
     assert raw.schema.equals(plain.schema, check_metadata=True)
     assert_same(raw, plain)
-    assert_same(raw, read_file(lake.folder / "t.parquet"))
+    # pyarrow 25, the last for Python 3.10, does not read the null lists of a fixed size that it wrote.
+    is_read = int(pa.__version__.split(".")[0]) > 25 or not name.startswith("fixed_size_list")
+    assert_same(raw, read_file(lake.folder / "t.parquet") if is_read else written)
     assert_same(some, plain.select(["number", "mixed"]))
 
 

@@ -7,7 +7,7 @@ use crate::budget::{Purpose, Reservation};
 use crate::chunk::Chunk;
 use crate::decode::SelectedColumn;
 use crate::error::ReadError;
-use crate::scan::{Threads, claim_brought, leaf_ranges, on_their_way};
+use crate::scan::{Stored, Threads, claim_brought, leaf_ranges, on_their_way};
 use crate::unkept::Unkept;
 
 /// Raw bytes of the columns that are fetched and decoded together, at most, but for a single column that has more.
@@ -83,26 +83,25 @@ impl Group<'_> {
         let ranges = leaf_ranges(&self.plan.footer, self.row_group, columns.iter());
         let spans: Vec<_> = ranges.iter().map(|(_, range)| range.clone()).collect();
         let raw_bytes = spans.iter().map(|span| span.end - span.start).sum();
-        let raw = self.reserve(raw_bytes, Purpose::Scans).await?;
+        let memory = self.reserve(raw_bytes, Purpose::Scans).await?;
         let (bytes, source) = self.engine.pages.read(&self.plan.split.file, &spans).await?;
         let chunks = ranges.iter().map(|(leaf, _)| *leaf).zip(bytes);
         let bytes = Arc::new(self.engine.row_group_bytes(&self.plan.footer, self.row_group, chunks));
         let decoded_bytes = columns.iter().map(|column| self.decoded_bytes(column)).sum();
         let mut room = self.reserve(decoded_bytes, Purpose::Chunks).await?;
         let mut unkept = None;
-        let claims = claim_brought(
-            self.engine,
-            &self.plan,
-            columns,
-            (bytes, source, raw),
-            Threads::Decoding,
-            |column, key| {
-                let room: Reservation = room.split(self.decoded_bytes(column));
-                let (file, by) = (&self.plan.split.file.key, self.errand.id());
-                let placed = self.engine.chunks.place_demanded(key, file, room, by);
-                placed.inspect_err(|reason| unkept = unkept.or(Some(*reason))).ok()
-            },
-        );
+        let stored = Stored {
+            bytes,
+            source,
+            memory,
+            threads: Threads::Decoding,
+        };
+        let claims = claim_brought(self.engine, &self.plan, columns, stored, |column, key| {
+            let room: Reservation = room.split(self.decoded_bytes(column));
+            let (file, by) = (&self.plan.split.file.key, self.errand.id());
+            let placed = self.engine.chunks.place_demanded(key, file, room, by);
+            placed.inspect_err(|reason| unkept = unkept.or(Some(*reason))).ok()
+        });
         drop(room);
         for (key, flight) in claims {
             // A load that a reader began may have failed for want of what this one has.

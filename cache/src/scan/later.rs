@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::loads::{Threads, claim_brought};
+use super::loads::{Stored, Threads, claim_brought};
 use super::plan::{FilePlan, Shape};
 use super::{Engine, Split, chunk_key, leaf_ranges};
 use crate::budget::Purpose;
@@ -148,7 +148,7 @@ impl Engine {
             return;
         };
         let raw_bytes = ranges.iter().map(|(_, range)| range.end - range.start).sum();
-        let Some(raw) = self.budget.take(raw_bytes, Purpose::Scans) else {
+        let Some(memory) = self.budget.take(raw_bytes, Purpose::Scans) else {
             return;
         };
         let mut chunks = Vec::with_capacity(ranges.len());
@@ -159,9 +159,14 @@ impl Engine {
             chunks.push((leaf, bytes));
         }
         let bytes = Arc::new(self.row_group_bytes(&plan.footer, row_group, chunks.into_iter()));
-        let brought = (bytes, self.pages.source(), raw);
+        let stored = Stored {
+            bytes,
+            source: self.pages.source(),
+            memory,
+            threads: Threads::Behind,
+        };
         let mut place = Some(place);
-        let claims = claim_brought(self, plan, one, brought, Threads::Behind, |_, _| place.take());
+        let claims = claim_brought(self, plan, one, stored, |_, _| place.take());
         for (_, flight) in claims {
             if let Some(Ok(brought)) = flight.landed().await
                 && let Some(error) = brought.failed.get(&key)

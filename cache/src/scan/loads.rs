@@ -172,18 +172,27 @@ impl Load {
     }
 }
 
-/// Begins to decode columns of which an errand has brought the bytes, so that readers who come meanwhile wait for it as for
-/// any load, on these threads. `raw` is what is reserved for the bytes. `place` gives each column that is neither held nor on its way a
-/// place. Those to wait for, with the loads that will bring them.
+/// Stored bytes of columns that are to be decoded.
+pub(crate) struct Stored {
+    pub(crate) bytes: Arc<RowGroupBytes>,
+    /// The slowest tier that they came from.
+    pub(crate) source: Source,
+    /// What is reserved for them.
+    pub(crate) memory: Reservation,
+    pub(crate) threads: Threads,
+}
+
+/// Begins to decode columns of which the bytes are there, so that readers who come meanwhile wait for it as for any load.
+/// `place` gives each column that is neither held nor on its way a place. Those to wait for, with the loads that will bring
+/// them.
 pub(crate) fn claim_brought(
     engine: &Arc<Engine>,
     plan: &Arc<FilePlan>,
     columns: &[SelectedColumn],
-    (bytes, source, raw): (Arc<RowGroupBytes>, Source, Reservation),
-    threads: Threads,
+    stored: Stored,
     mut place: impl FnMut(&SelectedColumn, &ChunkKey) -> Option<Place>,
 ) -> Vec<(ChunkKey, Flight<Landed>)> {
-    let row_group = RowGroup(u32::try_from(bytes.row_group).unwrap_or(u32::MAX));
+    let row_group = RowGroup(u32::try_from(stored.bytes.row_group).unwrap_or(u32::MAX));
     engine.loads.board(|boarding| {
         let (mut claims, mut wanted) = (Vec::new(), Vec::new());
         for column in columns {
@@ -202,8 +211,14 @@ pub(crate) fn claim_brought(
         let keys: Vec<ChunkKey> = wanted.iter().map(|(_, place)| place.key()).collect();
         let (engine, plan) = (Arc::clone(engine), Arc::clone(plan));
         let load = async move {
+            let Stored {
+                bytes,
+                source,
+                memory,
+                threads,
+            } = stored;
             let (chunks, failed) = fill(&engine, &plan, wanted, bytes, threads).await;
-            drop(raw);
+            drop(memory);
             Ok(Arc::new(Brought { chunks, failed, source }))
         };
         let flight = boarding.begin_kept(keys.clone(), CancellationToken::new(), load);

@@ -49,7 +49,7 @@ use bytes::Bytes;
 pub use self::charge::Charge;
 pub(crate) use self::driver::{OpenScan, scan};
 pub(crate) use self::later::{Later, LaterItem};
-pub(crate) use self::loads::{Landed, Threads, claim_brought, is_same, on_their_way};
+pub(crate) use self::loads::{Landed, Stored, Threads, claim_brought, is_same, on_their_way};
 pub use self::output::tidy;
 pub(crate) use self::output::{batch_bytes, pieces};
 pub(crate) use self::pause::Pausable;
