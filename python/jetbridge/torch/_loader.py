@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from torch.utils.data import DataLoader as TorchDataLoader
 
@@ -72,7 +72,9 @@ class DataLoader(TorchDataLoader[Batch]):
         if packs is None:
             data = copy(self._data)
             data.epochs = data.epochs.in_packs_of(batches)
-            packs = TorchDataLoader(data, batches, **(self._options | {"collate_fn": pack}))
+            options: dict[str, Any] = {**self._options, "collate_fn": pack}
+            # Of packs, which torch's types do not say of what collate_fn gives.
+            packs = cast("TorchDataLoader[Pack]", TorchDataLoader(data, batches, **options))
             if self.persistent_workers:
                 self._packs = packs
         return iter(packs)
