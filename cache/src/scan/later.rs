@@ -247,19 +247,19 @@ mod tests {
         settled(&cache).await;
         assert_eq!(cache.usage().decoded_bytes, 0, "nobody said that it comes again");
         let fetched_bytes = cache.engine.pages.fetched_bytes();
-        for _ in 0..2 {
-            take(&cache, &once, Reread::Foretold).await;
-            settled(&cache).await;
-            let key = |row_group, column: &SelectedColumn| chunk_key(once.splits[0].file.key.id(), row_group, column);
-            let footer = cache.footer(&once.splits[0].file).await.unwrap();
-            for (at, row_group) in [0, 1, 2].map(RowGroup).into_iter().enumerate() {
-                for root in 0..2 {
-                    let column = SelectedColumn::new(&footer, root, footer.schema.field(root).data_type());
-                    assert!(
-                        cache.engine.chunks.contains(&key(row_group, &column)),
-                        "{at}, column {root}"
-                    );
-                }
+        let file = once.splits[0].file.key.id();
+        take(&cache, &once, Reread::Foretold).await;
+        take(&cache, &once, Reread::Foretold).await;
+        assert_eq!(cache.engine.later.0.lock().known.len(), 3, "each once");
+        assert!(cache.engine.later.awaits(file, RowGroup(2)));
+        settled(&cache).await;
+        assert!(!cache.engine.later.awaits(file, RowGroup(2)));
+        let footer = cache.footer(&once.splits[0].file).await.unwrap();
+        for row_group in [0, 1, 2].map(RowGroup) {
+            for root in 0..2 {
+                let column = SelectedColumn::new(&footer, root, footer.schema.field(root).data_type());
+                let key = chunk_key(file, row_group, &column);
+                assert!(cache.engine.chunks.contains(&key), "{row_group:?}, column {root}");
             }
         }
         assert_eq!(cache.engine.pages.fetched_bytes(), fetched_bytes);
