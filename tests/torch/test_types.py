@@ -94,6 +94,30 @@ def test_a_type_of_numbers(client: Client, folder: Path, name: str, shuffle: boo
     assert batch["c"].is_contiguous()
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("scale", [0, 2, 7])
+@pytest.mark.parametrize("wide", [[], [2**63], [-(2**63) - 1], [10**37, -(10**37)]], ids=str)
+def test_decimals_are_divided_as_doubles(
+    client: Client, folder: Path, wide: list[int], scale: int, shuffle: bool
+) -> None:
+    """The nearest double of the digits, by that of the scale: of 64 bits and beyond, to the last bit."""
+    digits = [0, 1, -1, 5, 2**53 + 1, 3 - 2**60, 2**63 - 1, -(2**63), *wide]
+    values = [decimal.Decimal(f"{number}e-{scale}") for number in digits]
+    numbers = list(range(len(digits)))
+    table = pa.table({"c": pa.array(values, pa.decimal128(38, scale)), "n": numbers})
+    batch = read(client, folder, table, shuffle)
+    assert sorted(batch["n"].tolist()) == numbers
+    assert batch["c"].tolist() == [float(digits[number]) / 10.0**scale for number in batch["n"]]
+
+
+def test_decimals_that_are_null_are_filled(client: Client, folder: Path) -> None:
+    for last in (decimal.Decimal("-7.25"), decimal.Decimal(2**70)):
+        column = pa.array([decimal.Decimal("0.5"), None, last], pa.decimal128(38, 2))
+        batch = read(client, folder, pa.table({"c": column}), nulls="fill")
+        assert math.isnan(batch["c"][1].item())
+        assert batch["c"][[0, 2]].tolist() == [0.5, float(last)]
+
+
 def test_texts_and_bytes_are_lists(client: Client, folder: Path) -> None:
     table = pa.table(
         {

@@ -277,16 +277,20 @@ impl ChunkTier {
         counters::evictions(Tier::Chunk, "removed", removed.len());
     }
 
-    /// Says anew which chunks are pinned.
+    /// Says anew which chunks are pinned, and evicts what pins alone held beyond the capacity or a quota.
     pub(crate) fn set_pins(&self) {
-        let mut state = self.0.state.lock();
-        let State { policy, by_file, .. } = &mut *state;
-        // What is on its way has no file here yet; it is pinned as it came.
-        let is_pinned = |key: &ChunkKey| {
-            let uri = &by_file.get(&key.file)?.file.uri;
-            Some(self.0.retentions.of(uri).pinned_decoded)
+        let evicted = {
+            let mut state = self.0.state.lock();
+            let State { policy, by_file, .. } = &mut *state;
+            // What is on its way has no file here yet; it is pinned as it came.
+            let is_pinned = |key: &ChunkKey| {
+                let uri = &by_file.get(&key.file)?.file.uri;
+                Some(self.0.retentions.of(uri).pinned_decoded)
+            };
+            let keys = policy.set_pins(is_pinned);
+            state.take_out(keys)
         };
-        policy.set_pins(is_pinned);
+        counters::evictions(Tier::Chunk, "unpinned", evicted.len());
     }
 
     /// Bytes of chunks that are pinned.

@@ -199,10 +199,15 @@ impl PageStore for MemoryPages {
     }
 
     fn set_pins(&self) {
-        let mut state = self.0.state.lock();
-        let State { policy, by_file, .. } = &mut *state;
-        // What is on its way has no file here yet; it is pinned as it came.
-        policy.set_pins(|(file, _)| Some(self.0.retentions.of(&by_file.get(file)?.file.uri).pinned_raw));
+        let evicted = {
+            let mut state = self.0.state.lock();
+            let State { policy, by_file, .. } = &mut *state;
+            // What is on its way has no file here yet; it is pinned as it came.
+            let is_pinned = |(file, _): &Key| Some(self.0.retentions.of(&by_file.get(file)?.file.uri).pinned_raw);
+            let keys = policy.set_pins(is_pinned);
+            state.take_out(&keys, "unpinned")
+        };
+        drop(evicted);
     }
 
     fn pinned_bytes(&self) -> u64 {

@@ -75,7 +75,7 @@ pub trait PageStore: Send + Sync {
     /// Drops pages of a file version, and says how many bytes that was. May do I/O.
     fn remove_pages(&self, file: FileId, pages: Range<PageIndex>) -> u64;
 
-    /// Says anew which pages are pinned. Never does I/O.
+    /// Says anew which pages are pinned, and evicts what pins alone held beyond a capacity or a quota. May block.
     fn set_pins(&self);
 
     /// How many bytes of what is held are pinned.

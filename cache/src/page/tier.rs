@@ -294,7 +294,7 @@ impl PageTier {
         self.0.store.held_since(file)
     }
 
-    /// Says anew which pages are pinned.
+    /// Says anew which pages are pinned, and evicts what pins alone held beyond a capacity or a quota.
     pub(crate) async fn set_pins(&self) {
         let store = Arc::clone(&self.0.store);
         self.0.unblocked(move || store.set_pins()).await;

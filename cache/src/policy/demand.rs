@@ -60,6 +60,8 @@ impl<K: Copy + Eq + Hash> Policy<K> {
     }
 
     /// Whether a resident goes for nothing from now on; of anything else it is nothing.
+    ///
+    /// Nothing is evicted, and pins may have held more than the capacity: call [`Policy::set_capacity`] when all is said.
     pub fn pin(&mut self, key: &K, pinned: bool) {
         let Some(&slot) = self.slots.get(key) else { return };
         let bytes = self.shelf.get(slot).bytes;

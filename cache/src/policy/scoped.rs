@@ -173,13 +173,16 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
         }
     }
 
-    /// Says of residents whether they are pinned from now on; those of which nothing is said stay as they are.
-    pub(crate) fn set_pins(&mut self, is_pinned: impl Fn(&K) -> Option<bool>) {
+    /// Says of residents whether they are pinned from now on, and gives what pins alone held beyond the capacity or a quota.
+    /// Those of which nothing is said stay as they are.
+    #[must_use = "what is evicted has to be dropped"]
+    pub(crate) fn set_pins(&mut self, is_pinned: impl Fn(&K) -> Option<bool>) -> Vec<K> {
         let residents = self.all.residents();
         let said: Vec<(K, bool)> = residents.filter_map(|(key, _)| Some((key, is_pinned(&key)?))).collect();
         for (key, pinned) in said {
             self.pin(&key, pinned);
         }
+        self.enforce()
     }
 
     fn pin(&mut self, key: &K, pinned: bool) {
@@ -234,13 +237,12 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
     }
 
     /// Says anew which key has which quota, and gives what is beyond. What the scopes knew of accesses is forgotten.
+    #[must_use = "what is evicted has to be dropped"]
     pub(crate) fn set_quotas(&mut self, quota_of: impl Fn(&K) -> Option<Quota>) -> Vec<K> {
         self.scopes.clear();
         self.scope_of.clear();
-        let mut quotas = HashMap::new();
         for (key, bytes) in self.all.residents() {
             if let Some(quota) = quota_of(&key) {
-                quotas.insert(quota.scope, quota.bytes);
                 let scope = self.scopes.entry(quota.scope);
                 let scope = scope.or_insert_with(|| Policy::new(quota.bytes));
                 scope.restore(key, bytes);
@@ -251,19 +253,18 @@ impl<K: Copy + Eq + Hash> ScopedPolicy<K> {
                 self.scope_of.insert(key, quota.scope);
             }
         }
-        let mut evicted = Vec::new();
-        for (scope, bytes) in quotas {
-            evicted.extend(
-                self.scopes
-                    .get_mut(&scope)
-                    .into_iter()
-                    .flat_map(|of| of.set_capacity(bytes)),
-            );
-        }
+        self.enforce()
+    }
+
+    /// What is beyond a quota goes, and then what is beyond the capacity.
+    fn enforce(&mut self) -> Vec<K> {
+        let scopes = self.scopes.values_mut();
+        let mut evicted: Vec<K> = scopes.flat_map(|of| of.set_capacity(of.capacity_bytes())).collect();
         for key in &evicted {
             self.all.remove(key);
             self.scope_of.remove(key);
         }
+        evicted.extend(self.set_capacity(self.all.capacity_bytes()));
         evicted
     }
 
@@ -326,11 +327,11 @@ mod tests {
                 assert_eq!(all.get(&key), Some(&bytes), "key {key}");
                 assert_eq!(policy.scope_of.get(&key), Some(id));
             }
-            assert!(scope.bytes() <= scope.capacity_bytes());
+            assert!(scope.bytes() <= scope.capacity_bytes().max(scope.pinned_bytes()));
         }
         let scoped: usize = policy.scopes.values().map(Policy::len).sum();
         assert_eq!(policy.scope_of.len(), scoped);
-        assert!(policy.bytes() <= policy.capacity_bytes());
+        assert!(policy.bytes() <= policy.capacity_bytes().max(policy.pinned_bytes()));
     }
 
     #[test]
@@ -372,6 +373,26 @@ mod tests {
         check(&policy);
     }
 
+    /// Pinned under no quota and in a larger cache, they go when nothing pins them any more.
+    #[test]
+    fn what_pins_alone_held_goes_with_them() {
+        let mut policy = ScopedPolicy::new(1_000);
+        (0..60).for_each(|key| policy.restore(key, 10));
+        assert!(policy.set_pins(|_| Some(true)).is_empty());
+        assert!(policy.set_quotas(|key| (*key < 30).then_some(QUOTA)).is_empty());
+        assert!(policy.set_capacity(200).is_empty());
+        check(&policy);
+        assert_eq!(policy.set_pins(|key| Some(*key < 15)).len(), 40);
+        assert!(
+            (0..15).all(|key| policy.contains(&key)),
+            "150 pinned bytes under a quota of 100"
+        );
+        check(&policy);
+        assert_eq!(policy.set_pins(|_| Some(false)).len(), 5);
+        assert_eq!(policy.bytes(), 150);
+        check(&policy);
+    }
+
     #[test]
     fn what_comes_again_takes_the_place_of_its_own() {
         let mut policy = ScopedPolicy::new(10_000);
@@ -394,6 +415,7 @@ mod tests {
         Resize(u32, u64),
         Evict(u64),
         Capacity(u64),
+        Pins(u32),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -404,7 +426,8 @@ mod tests {
             1 => key().prop_map(Step::Remove),
             1 => (key(), 0u64..20).prop_map(|(k, b)| Step::Resize(k, b)),
             1 => (0u64..100).prop_map(Step::Evict),
-            1 => (300u64..500).prop_map(Step::Capacity),
+            1 => (0u64..500).prop_map(Step::Capacity),
+            1 => key().prop_map(Step::Pins),
         ];
         prop::collection::vec(step, 1..200)
     }
@@ -424,6 +447,7 @@ mod tests {
                     Step::Resize(..) => {}
                     Step::Evict(bytes) => drop(policy.evict(bytes)),
                     Step::Capacity(bytes) => drop(policy.set_capacity(bytes)),
+                    Step::Pins(below) => drop(policy.set_pins(|key| Some(*key < below))),
                 }
                 check(&policy);
             }

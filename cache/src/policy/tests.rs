@@ -365,6 +365,7 @@ impl Model {
                 } else {
                     self.1.remove(&key);
                 }
+                self.drop_all(&policy.set_capacity(policy.capacity_bytes()));
             }
             Call::Resize(key, bytes) => {
                 // It only shrinks, as owners have it.

@@ -194,7 +194,8 @@ impl Cache {
     }
 
     /// Says what is pinned from now on: evicted for nothing else, and dropped neither for its age. What is read of it comes in
-    /// whatever the tiers think of strangers, decoded at its first read too. A pin loads nothing.
+    /// whatever the tiers think of strangers, decoded at its first read too. A pin loads nothing. What pins alone held beyond a
+    /// capacity or a quota is evicted when they are lifted.
     pub async fn set_pins(&self, pins: Vec<Pin>) {
         self.engine.retentions.set_pins(pins);
         self.engine.chunks.set_pins();

@@ -1,6 +1,7 @@
 //! From a statement to a plan, and to its answer.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -92,13 +93,8 @@ impl SqlEngine {
     /// A spill folder that cannot be emptied; threads that cannot be started.
     pub fn open(limits: SqlLimits, budget: Budget, data_dir: &Path) -> anyhow::Result<Self> {
         let partitions = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Builder::new_multi_thread()
-            .worker_threads(partitions * THREADS_PER_CORE)
-            .thread_name("sql")
-            .thread_stack_size(STACK_BYTES)
-            .enable_all()
-            .build()
-            .context("the threads of queries cannot be started")?;
+        let threads =
+            query_threads(partitions * THREADS_PER_CORE).context("the threads of queries cannot be started")?;
         Ok(Self {
             base: runtime_env(&data_dir.join(SPILL_FOLDER))?,
             admission: Admission::new(&limits),
@@ -370,7 +366,7 @@ fn check_reads(plan: &LogicalPlan) -> Result<(), ServiceError> {
 fn runtime_env(spill: &Path) -> anyhow::Result<RuntimeEnv> {
     match std::fs::remove_dir_all(spill) {
         Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("cannot empty {}", spill.display())),
     }
     std::fs::create_dir_all(spill).with_context(|| format!("cannot create {}", spill.display()))?;
@@ -383,4 +379,59 @@ fn runtime_env(spill: &Path) -> anyhow::Result<RuntimeEnv> {
     // It is there by default, and an error says that it is not.
     let _ = runtime.deregister_object_store(&local);
     Ok(runtime)
+}
+
+/// So many threads for queries.
+///
+/// One that rests hands over what it has yet to free. Tasks of other nodes are in a moka cache, which hands a value to all that
+/// wait for it by a list of its own. Whoever comes just too late to wait puts the value there once more, and takes it out again; what
+/// a thread took out is its own garbage until there is much of it, and moka does not look after that here. So a thread with
+/// nothing more to do would keep a task, and its memory.
+fn query_threads(count: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(count)
+        .thread_name("sql")
+        .thread_stack_size(STACK_BYTES)
+        .on_thread_park(|| crossbeam_epoch::pin().flush())
+        .enable_all()
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Weak;
+    use std::time::Instant;
+
+    use moka::future::Cache;
+
+    use super::*;
+
+    /// Of ten thousand values that three threads want at once, some are wanted just too late.
+    #[test]
+    fn what_a_thread_at_rest_took_out_of_a_cache_is_freed() {
+        let threads = query_threads(4).unwrap();
+        let cache: Cache<u32, Arc<()>> = Cache::new(1_000);
+        let want = |key| {
+            let cache = cache.clone();
+            threads.spawn(async move { cache.get_with(key, async { Arc::default() }).await })
+        };
+        for key in 0..10_000 {
+            let left = threads.block_on(async {
+                let wanted = [want(key), want(key), want(key)];
+                let mut left = Weak::new();
+                for value in wanted {
+                    left = Arc::downgrade(&value.await.unwrap());
+                }
+                cache.invalidate(&key).await;
+                cache.run_pending_tasks().await;
+                left
+            });
+            let until = Instant::now() + Duration::from_secs(20);
+            while left.strong_count() > 0 {
+                assert!(Instant::now() < until, "a thread keeps value {key}");
+                crossbeam_epoch::pin().flush();
+                std::thread::yield_now();
+            }
+        }
+    }
 }

@@ -11,8 +11,10 @@ use arrow::array::{
 use arrow::buffer::{Buffer, NullBuffer};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema};
+use arrow::error::ArrowError;
 
 use super::dlpack::{Code, Tensor};
+use super::double::doubles;
 use super::fill::{Nulls, filled};
 
 /// A column of a batch, ready to be handed over.
@@ -178,6 +180,7 @@ impl At<'_> {
             ));
         };
         let array = match &wider {
+            Some(DataType::Float64) => doubles(array).map_err(|error| self.refused(&DataType::Float64, &error))?,
             Some(wider) => self.cast(array, wider)?,
             None => Arc::clone(array),
         };
@@ -270,7 +273,11 @@ impl At<'_> {
             safe: false,
             ..CastOptions::default()
         };
-        cast_with_options(array, to, &exact).map_err(|error| format!("column {:?} as {to}: {error}", self.name))
+        cast_with_options(array, to, &exact).map_err(|error| self.refused(to, &error))
+    }
+
+    fn refused(self, to: &DataType, error: &ArrowError) -> String {
+        format!("column {:?} as {to}: {error}", self.name)
     }
 
     fn reshaped(self, column: Column, shape: &[i64]) -> Result<Column, String> {

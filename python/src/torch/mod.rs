@@ -11,6 +11,7 @@
 mod column;
 mod course;
 mod dlpack;
+mod double;
 mod engine;
 mod failure;
 mod fetch;

@@ -17,6 +17,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{ArrowNativeType, DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+use super::double::doubles;
+
 /// Rows that are transposed at a time: few enough to stay in the nearest cache, whatever their width.
 const BLOCK_ROWS: usize = 256;
 
@@ -208,9 +210,10 @@ pub(super) fn as_doubles(schema: &SchemaRef) -> SchemaRef {
 /// None that is known: every decimal has a double, and every key a wider one.
 pub(super) fn retyped(piece: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = piece.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| match column.data_type() == field.data_type() {
-        true => Ok(Arc::clone(column)),
-        false => cast(column, field.data_type()),
+    let columns = columns.map(|(column, field)| match field.data_type() {
+        same if same == column.data_type() => Ok(Arc::clone(column)),
+        DataType::Float64 => doubles(column),
+        wider => cast(column, wider),
     });
     let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(piece.num_rows()));

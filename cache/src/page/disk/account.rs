@@ -58,12 +58,7 @@ impl Account {
 
     /// Asks to keep so many bytes more of an extent: whether to, and what has to go.
     pub(super) fn offer(&mut self, extent: Extent, bytes: u64, offer: Offer, now: Instant) -> Decision<Extent> {
-        if self.full.is_some_and(|full| now >= full.until) {
-            self.full = None;
-        }
-        // The room may be another than at the last time, and what was evicted may have been put back by a part that was
-        // dropped meanwhile.
-        let mut victims = self.enforce();
+        let mut victims = self.look_at_room(now);
         let decision = self.policy.offer(extent, bytes, offer);
         victims.extend(decision.evicted);
         Decision {
@@ -72,14 +67,27 @@ impl Account {
         }
     }
 
+    /// The room may be another than at the last time, and what was evicted may have been put back by a part that was dropped
+    /// meanwhile. Returns what has to go.
+    fn look_at_room(&mut self, now: Instant) -> Vec<Extent> {
+        if self.full.is_some_and(|full| now >= full.until) {
+            self.full = None;
+        }
+        self.enforce()
+    }
+
     /// Protects an extent anew, as if it was demanded now.
     pub(super) fn protect(&mut self, extent: Extent, by: u64) {
         self.policy.protect(extent, Some(by));
     }
 
-    /// Says anew which extents are pinned; those of files of which nothing is said stay as they are.
-    pub(super) fn set_pins(&mut self, is_pinned: impl Fn(FileId) -> Option<bool>) {
-        self.policy.set_pins(|extent| is_pinned(extent.file));
+    /// Says anew which extents are pinned, and gives what has to go; those of files of which nothing is said stay as they
+    /// are.
+    #[must_use = "what is evicted has to be dropped"]
+    pub(super) fn set_pins(&mut self, is_pinned: impl Fn(FileId) -> Option<bool>, now: Instant) -> Vec<Extent> {
+        let mut victims = self.look_at_room(now);
+        victims.extend(self.policy.set_pins(|extent| is_pinned(extent.file)));
+        victims
     }
 
     pub(super) fn pinned_bytes(&self) -> u64 {
@@ -100,8 +108,10 @@ impl Account {
 
     /// Says anew which extents have which quota, and gives what has to go.
     #[must_use = "what is evicted has to be dropped"]
-    pub(super) fn set_quotas(&mut self, quota_of: impl Fn(FileId) -> Option<Quota>) -> Vec<Extent> {
-        self.policy.set_quotas(|extent| quota_of(extent.file))
+    pub(super) fn set_quotas(&mut self, quota_of: impl Fn(FileId) -> Option<Quota>, now: Instant) -> Vec<Extent> {
+        let mut victims = self.look_at_room(now);
+        victims.extend(self.policy.set_quotas(|extent| quota_of(extent.file)));
+        victims
     }
 
     /// Takes what was found on disk as held, for [`Account::enforce`] to cut down.

@@ -240,14 +240,15 @@ impl DiskPages {
         self.check_pages(file, pages)
     }
 
-    /// Says anew which pages are pinned, of files whose URI is not too long to be kept.
+    /// Says anew which pages are pinned, of files whose URI is not too long to be kept, and evicts what pins alone held
+    /// beyond a capacity or a quota. Blocks.
     pub fn set_pins(&self) {
         for number in 0..self.folders.len() {
             self.set_pins_of(number);
         }
     }
 
-    /// Says anew which pages of a folder are pinned.
+    /// The same of one folder.
     fn set_pins_of(&self, number: usize) {
         // Found out before the account is locked: no lock is held with it.
         let files: Vec<_> = self.index.read().values().cloned().collect();
@@ -259,7 +260,10 @@ impl DiskPages {
         });
         let pinned: HashMap<FileId, bool> = pinned.collect();
         if let Some(folder) = self.folders.get(number) {
-            folder.account.lock().set_pins(|file| pinned.get(&file).copied());
+            let is_pinned = |file| pinned.get(&file).copied();
+            let evicted = folder.account.lock().set_pins(is_pinned, self.now());
+            counters::evictions(Tier::Page, "unpinned", evicted.len());
+            self.evict(number, evicted);
         }
     }
 
@@ -366,7 +370,7 @@ impl DiskPages {
         let share = self.share_of(number);
         let uri_of = |file| self.lookup(file)?.header.uri.clone();
         let quota_of = |file| share.of(self.retentions.of(&uri_of(file)?).quota?);
-        let evicted = folder.account.lock().set_quotas(quota_of);
+        let evicted = folder.account.lock().set_quotas(quota_of, self.now());
         counters::evictions(Tier::Page, "quota", evicted.len());
         self.evict(number, evicted);
     }

@@ -151,6 +151,49 @@ async fn what_is_pinned_stays_under_pressure() {
     assert_eq!(rig.cache.held_files(), []);
 }
 
+/// A quota is set on what a pin holds; without the pin it has no more than any other under that quota.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pin_alone_held_goes_with_it() {
+    let (on_disk, _folder) = Rig::on_disk(64 * MIB, 64 * MIB).await;
+    for rig in [on_disk, Rig::in_memory().await] {
+        goes_with_its_pin(&rig).await;
+    }
+}
+
+async fn goes_with_its_pin(rig: &Rig) {
+    const QUOTA_BYTES: u64 = MIB;
+    let columns = [("n", numbers(0..300_000))];
+    let file = rig.file("pinned", &columns, 50_000).await;
+    let uri = file.file.key.uri.to_string();
+    let pin = Pin {
+        uri: uri.clone(),
+        raw: true,
+        decoded: true,
+    };
+    rig.cache.set_pins(vec![pin]).await;
+    rig.preload(&file.split(&Errand::new(true)), &file.schema, BOTH).await;
+    kept(&rig.cache).await;
+    let quota = Retention {
+        uri,
+        quota_bytes: Some(QUOTA_BYTES),
+        ..Retention::default()
+    };
+    rig.cache.set_retention(vec![quota]).await;
+    let held = || {
+        let files = rig.cache.held_files();
+        let raw: u64 = files.iter().map(|file| file.raw_bytes).sum();
+        (raw, files.iter().map(|file| file.decoded_bytes).sum::<u64>())
+    };
+    let (raw, decoded) = held();
+    assert!(raw >= file.stored_bytes() && raw > QUOTA_BYTES, "{raw} raw bytes");
+    assert_eq!(decoded, 2_400_000);
+    rig.cache.set_pins(Vec::new()).await;
+    let (raw, decoded) = held();
+    assert!((1..=QUOTA_BYTES).contains(&raw), "{raw} raw bytes");
+    assert!((1..=QUOTA_BYTES).contains(&decoded), "{decoded} decoded bytes");
+    assert_eq!(rig.cache.usage().decoded_bytes, decoded);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_pinned_comes_in_at_its_first_read() {
     let (rig, _folder) = Rig::on_disk(64 * MIB, 8 * MIB).await;
