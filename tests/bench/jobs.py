@@ -166,13 +166,16 @@ def environment(weed: Weed) -> dict[str, str]:
 def in_cluster(work_dir: Path, weed: Weed, prefixes: Sequence[str]) -> Run:
     """A job on a cluster that has nothing yet."""
     with emptied(work_dir / OF_CLUSTER) as folder:
+        # Nodes of one machine have their part of the cores, as those of `serve --workers N` do.
+        threads = str(max(1, len(os.sched_getaffinity(0)) // WORKERS))
+        of_all = ["--serve-threads", threads, "--decode-threads", threads]
         each = ["--memory", str(MEMORY_BYTES // WORKERS), "--store-concurrency", str(CONCURRENCY // WORKERS)]
         cluster = Cluster.start(
             folder,
             {MOUNT: f"s3://{bucket.BUCKET}"},
             workers=WORKERS,
-            args=["--store-concurrency", str(CONCURRENCY)],
-            worker_args=each,
+            args=["--store-concurrency", str(CONCURRENCY), *of_all],
+            worker_args=[*each, *of_all],
             env=environment(weed),
         )
         with cluster, cluster.coordinator.connect() as client:

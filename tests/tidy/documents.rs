@@ -73,6 +73,7 @@ const IN_WORDS: &[(&str, &str, Option<&str>)] = &[
     ("memory", "a third of the machine", Some("4GiB")),
     ("cache_dirs", "`cache` in `data_dir`", Some("")),
     ("max_page_bytes", "the format's most", Some("2147483647")),
+    ("serve_threads", "the number of cores", Some("4")),
     ("decode_threads", "the number of cores", Some("4")),
     ("sql_memory", "a quarter of `memory`", Some("")),
     ("sql_query_memory", "half of that", Some("")),

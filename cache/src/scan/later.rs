@@ -5,6 +5,10 @@
 //! others leave of the processors. Its next read finds as many as there was time for. A scan that comes while one is being
 //! decoded does not wait for it, and decodes that one for itself: it may take long.
 //!
+//! From a storage that is far, a first read takes as long as its bytes are on the way, and a second one as long as there is work. So
+//! the work is done at once there, and is as urgent as any: on two cores that served all, storage and reader too, the first epoch
+//! took 1.5 s in place of 1.2 (pyarrow 3.4), and the second 0.5 in place of 0.85.
+//!
 //! Nothing is fetched for it, and no scan gives way: a column whose pages are not at hand is left out, and so is what the policy
 //! would not keep. What waits is named, not held, and once however many take it; beyond a bound, more is left out.
 
@@ -13,6 +17,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
@@ -30,8 +35,8 @@ use crate::retention::Reread;
 const MOST_WAITING_COLUMNS: usize = 1 << 16;
 /// What a row group counts besides its columns.
 const GROUP_COLUMNS: usize = 8;
-/// How long each waits at least. A reader that goes through its data at full speed has use for all processors, and would be a
-/// fifth slower beside this; one that computes in between leaves time enough.
+/// How long each waits at least, of a storage that is near. A reader that goes through its data at full speed has use for all
+/// processors, and would be a fifth slower beside this; one that computes in between leaves time enough.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A row group whose columns are to be decoded.
@@ -64,8 +69,8 @@ struct State {
     columns: usize,
     /// Those that wait, and the one that the task is at.
     known: HashSet<(FileId, RowGroup)>,
-    /// The column that is being decoded.
-    at: Option<ChunkKey>,
+    /// The columns that are being decoded.
+    at: HashSet<ChunkKey>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -77,7 +82,7 @@ impl Later {
 
     /// Whether a column is being decoded here.
     pub(crate) fn is_at(&self, key: &ChunkKey) -> bool {
-        self.0.lock().at.as_ref() == Some(key)
+        self.0.lock().at.contains(key)
     }
 
     /// What is next, and when it is due. What was before it is done.
@@ -104,11 +109,11 @@ impl Engine {
             return;
         }
         state.columns = columns;
-        state.waiting.push_back((Instant::now() + PATIENCE, item));
+        state.waiting.push_back((Instant::now() + patience(&item.split), item));
         // One that has finished without saying so has panicked, and what it was at is forgotten.
         if state.task.as_ref().is_none_or(JoinHandle::is_finished) {
             state.known = state.waiting.iter().map(|(_, item)| item.key()).collect();
-            state.at = None;
+            state.at.clear();
             state.task = Some(tokio::spawn(work_off(Arc::downgrade(self))));
         }
     }
@@ -120,14 +125,21 @@ impl Engine {
         };
         let shape = Arc::new(Shape::of_columns(&item.read));
         let plan = Arc::new(FilePlan::new(footer, Split::clone(&item.split), shape));
-        for column in &plan.columns {
+        let columns = plan.columns.iter().map(|column| {
             let key = chunk_key(plan.split.file.key.id(), item.row_group, column);
-            if !self.chunks.contains(&key) {
-                self.later.0.lock().at = Some(key);
-                self.bring_column(&plan, item.row_group, (key, column)).await;
-                self.later.0.lock().at = None;
-            }
-        }
+            (key, column)
+        });
+        let missing = columns.filter(|(key, _)| !self.chunks.contains(key));
+        let at_once = match threads(&plan.split) {
+            Threads::Decoding => self.pool.threads(),
+            Threads::Behind => self.behind.threads(),
+        };
+        let bring = async |(key, column)| {
+            self.later.0.lock().at.insert(key);
+            self.bring_column(&plan, item.row_group, (key, column)).await;
+            self.later.0.lock().at.remove(&key);
+        };
+        stream::iter(missing).for_each_concurrent(at_once, bring).await;
     }
 
     async fn bring_column(
@@ -163,7 +175,7 @@ impl Engine {
             bytes,
             source: self.pages.source(),
             memory,
-            threads: Threads::Behind,
+            threads: threads(&plan.split),
         };
         let mut place = Some(place);
         let claims = claim_brought(self, plan, one, stored, |_, _| place.take());
@@ -174,6 +186,24 @@ impl Engine {
                 self.poison.learn(key.file, row_group, one, error);
             }
         }
+    }
+}
+
+/// How long the columns of a file wait at least.
+fn patience(split: &Split) -> Duration {
+    if split.file.ufs.is_far() {
+        Duration::ZERO
+    } else {
+        PATIENCE
+    }
+}
+
+/// Where they are decoded.
+fn threads(split: &Split) -> Threads {
+    if split.file.ufs.is_far() {
+        Threads::Decoding
+    } else {
+        Threads::Behind
     }
 }
 
@@ -199,6 +229,8 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
     use futures::TryStreamExt;
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
 
     use super::*;
     use crate::Cache;
@@ -206,6 +238,7 @@ mod tests {
     use crate::raw::Raw;
     use crate::scan::ScanRequest;
     use crate::tests::{cache, collect, joined, mount, open, request, split, write};
+    use crate::ufs::testing::TestStore;
 
     const ROWS: i64 = 3_000;
 
@@ -294,12 +327,44 @@ mod tests {
         assert_eq!(cache.engine.pages.fetched_bytes(), fetched_bytes);
     }
 
+    /// Of one thread, whose task does not begin before this one waits.
+    #[tokio::test]
+    async fn of_a_far_storage_columns_are_decoded_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let near = whole(folder.path(), &cache()).await.splits.remove(0);
+        let store = TestStore::new(Arc::new(InMemory::new()));
+        let bytes = std::fs::read(folder.path().join("a.parquet")).unwrap();
+        store.put(&"a.parquet".into(), bytes.into()).await.unwrap();
+        let file = open(&store.mounted(), "a.parquet").await;
+        let first_byte = async {
+            store.wait_for_reads(1).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            store.release();
+        };
+        store.hold();
+        let cache = cache();
+        let (footer, ()) = tokio::join!(cache.footer(&file), first_byte);
+        let footer = footer.unwrap();
+        let far = split(&file, &footer);
+        assert_eq!((threads(&near), threads(&far)), (Threads::Behind, Threads::Decoding));
+        for (split, least) in [(near, PATIENCE), (far, Duration::ZERO)] {
+            let began = Instant::now();
+            cache.engine.decode_later(LaterItem {
+                split: Arc::new(split),
+                read: Arc::clone(&footer.schema),
+                row_group: RowGroup(0),
+            });
+            let due = cache.engine.later.0.lock().waiting.back().unwrap().0;
+            assert!(due >= began + least && due <= Instant::now() + least);
+        }
+    }
+
+    /// Of one thread, whose task does not begin before this one waits.
     #[tokio::test]
     async fn no_more_waits_than_there_is_room_for() {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache();
         let once = whole(folder.path(), &cache).await;
-        // Of one thread, whose task does not begin before this one waits.
         let fields: Vec<_> = (0..1_000)
             .map(|n| Field::new(format!("c{n}"), DataType::Int64, true))
             .collect();

@@ -153,10 +153,12 @@ impl Read<'_> {
     async fn attempt(&self, body: &mut Body) -> Result<(), Failure> {
         let limits = &self.shared.limits;
         let (whole, silence) = (limits.retry_timeout, limits.request_timeout);
+        let asked = Instant::now();
         let request = self.remote.read.get_opts(&self.location, self.options(body.length));
         // The library's retries run inside this call, so it may take as long as they may.
         let answer = tokio::time::timeout(whole, request).await;
         let answer = answer.map_err(|_| Failure::Silent(whole))?.map_err(refused)?;
+        self.shared.distance.learn(asked.elapsed());
         self.check_identity(&answer.meta)?;
         let wanted = self.range.end - self.range.start;
         let mut stream = answer.into_stream();

@@ -21,6 +21,7 @@
 
 mod check;
 mod credentials;
+mod distance;
 mod error;
 mod get;
 mod list;
@@ -48,6 +49,7 @@ pub use self::error::{UfsError, UfsErrorKind};
 pub use self::metrics::mount_id;
 pub use self::spec::{ResolveSecret, StoreSpec, UfsContext, UfsLimits};
 
+use self::distance::Distance;
 pub(crate) use self::error::{Operation, Subject};
 use self::local::LocalFolder;
 use self::options::Options;
@@ -206,6 +208,12 @@ impl Ufs {
         }
     }
 
+    /// Whether the storage is so far that readers wait for the way there, however idle all machines are; not so where nothing was
+    /// read of it yet, and never of local folders.
+    pub(crate) fn is_far(&self) -> bool {
+        self.0.distance.is_far()
+    }
+
     /// Tries what reads need: credentials, a listing, a ranged read, a strong generation.
     ///
     /// # Errors
@@ -232,6 +240,7 @@ struct Shared {
     scheme: &'static str,
     limits: UfsLimits,
     permits: Arc<Semaphore>,
+    distance: Distance,
     backend: Backend,
 }
 
@@ -251,6 +260,7 @@ impl Shared {
             permits: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
             spec,
             limits,
+            distance: Distance::default(),
             backend,
         }
     }

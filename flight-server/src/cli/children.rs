@@ -1,7 +1,7 @@
 //! The worker processes of `serve --workers N`, for trying a cluster on one machine.
 //!
 //! Each is this same program as `jetbridge worker`, with a data folder of its own below the server's, free ports, its part
-//! of the memory, of what queries may hold and of each cache folder, and the server's other settings. A child ends when its
+//! of the memory, of the threads, of what queries may hold and of each cache folder, and the server's other settings. A child ends when its
 //! standard input does, so none is left behind, however the server ends. One that dies is not started again: what happens
 //! then is what one wants to try.
 
@@ -26,13 +26,15 @@ const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Settings that a worker does not have from its server as they are: its own, those of which it has its part, and what is said
 /// once for the cluster. The metadata store is not among them: where that is etcd, all nodes are on it.
-const NOT_INHERITED: [&str; 10] = [
+const NOT_INHERITED: [&str; 12] = [
     "data_dir",
     "flight",
     "admin",
     "advertise",
     "coordinator",
     "memory",
+    "serve_threads",
+    "decode_threads",
     "sql_memory",
     "sql_query_memory",
     "cache_dirs",
@@ -209,6 +211,9 @@ impl Words {
         };
         let memory_bytes = part(settings.memory_bytes, count).max(least_bytes);
         say("--memory", memory_bytes.to_string().into());
+        let threads = |of_server: usize| OsString::from((of_server / usize::from(count)).max(1).to_string());
+        say("--serve-threads", threads(settings.serve_threads));
+        say("--decode-threads", threads(settings.decode_threads));
         if folders.is_empty() {
             say("--cache-dir", "none".into());
         }
@@ -319,6 +324,13 @@ mod tests {
             let settings = arguments.into_iter().filter(|word| word != "--until-stdin-closes");
             loaded(settings.collect(), variables).settings
         })
+    }
+
+    #[test]
+    fn a_worker_has_its_part_of_the_threads_and_one_in_any_case() {
+        let threads = |words: &[&str]| workers(words).map(|worker| (worker.serve_threads, worker.decode_threads));
+        assert_eq!(threads(&[]), [(1, 1); 2], "of two cores");
+        assert_eq!(threads(&["--serve-threads", "7", "--decode-threads", "1"]), [(3, 1); 2]);
     }
 
     #[test]

@@ -173,6 +173,7 @@ fn run_loaded(loaded: &Loaded, start: &Start) -> anyhow::Result<()> {
     observe::init_logging(&settings.log, settings.log_format)?;
     open_many_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(settings.serve_threads)
         .enable_all()
         .thread_name("jetbridge")
         .build()

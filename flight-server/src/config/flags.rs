@@ -161,6 +161,11 @@ pub struct ConfigFlags {
     #[serde(skip_serializing_if = "Option::is_none")]
     stall_timeout: Option<String>,
 
+    /// Threads that serve clients and ask storage; fewer where several nodes share a machine [default: the number of cores]
+    #[arg(long, value_name = "N")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serve_threads: Option<usize>,
+
     /// Threads that decode [default: the number of cores]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]

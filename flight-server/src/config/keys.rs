@@ -141,6 +141,10 @@ pub(super) const KEYS: &[Key] = &[
         kind: Kind::Text,
     },
     Key {
+        name: "serve_threads",
+        kind: Kind::Number,
+    },
+    Key {
         name: "decode_threads",
         kind: Kind::Number,
     },

@@ -211,7 +211,7 @@ mod tests {
     fn defaults_come_from_the_machine() {
         let loaded = loaded(&[], &[]).unwrap();
         assert_eq!(loaded.settings.memory_bytes, 4 << 30);
-        assert_eq!(loaded.settings.decode_threads, 4);
+        assert_eq!((loaded.settings.serve_threads, loaded.settings.decode_threads), (4, 4));
         assert_eq!(loaded.settings.ticket_ttl, Duration::from_secs(600));
         assert_eq!(source(&loaded, "memory"), "default");
     }

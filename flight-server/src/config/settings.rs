@@ -83,6 +83,9 @@ pub struct Settings {
     /// How long a client may take nothing of what is ready for it before its stream is let go of. Default 5 minutes:
     /// a training job may look away from its data for a while.
     pub stall_timeout: Duration,
+    /// Threads that serve sockets, ask storage and plan. Default the number of cores. Where several nodes share a machine, more
+    /// threads than cores cost a fifth of the processors and more in switches between them.
+    pub serve_threads: usize,
     /// Threads that decode Parquet. Default the number of cores.
     pub decode_threads: usize,
     /// The bounds of queries. Defaults as [`SqlLimits`] has them.
@@ -160,6 +163,7 @@ impl Settings {
             endpoint_bytes: written.endpoint_bytes.as_u64(),
             max_streams: written.max_streams,
             stall_timeout: written.stall_timeout,
+            serve_threads: written.serve_threads,
             decode_threads: written.decode_threads,
             store_concurrency: written.store_concurrency,
             store_request_timeout: written.store_request_timeout,
@@ -234,6 +238,7 @@ fn check(written: &Written) -> Result<(), Refused> {
         u64::to_string,
     )?;
     within("max_streams", written.max_streams, STREAMS, usize::to_string)?;
+    within("serve_threads", written.serve_threads, THREADS, usize::to_string)?;
     within("decode_threads", written.decode_threads, THREADS, usize::to_string)?;
     within(
         "store_concurrency",

@@ -73,6 +73,7 @@ pub(super) struct Written {
     pub(super) max_streams: usize,
     #[serde(with = "value::duration")]
     pub(super) stall_timeout: Duration,
+    pub(super) serve_threads: usize,
     pub(super) decode_threads: usize,
     #[serde(default, with = "value::optional_bytes", skip_serializing_if = "Option::is_none")]
     pub(super) sql_memory: Option<ByteSize>,
@@ -130,6 +131,7 @@ impl Written {
             endpoint_bytes: ByteSize::mib(256),
             max_streams: 4096,
             stall_timeout: Duration::from_secs(300),
+            serve_threads: machine.cores,
             decode_threads: machine.cores,
             sql_memory: None,
             sql_query_memory: None,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::stream::BoxStream;
+use futures::{TryStreamExt, future};
 use jetbridge_cache::Cache;
 use jetbridge_cache::page::Errand;
 use jetbridge_catalog::mount::Freshness;
@@ -204,6 +205,17 @@ impl Datasets {
                     Some(false) | None => Op::Nop,
                 });
         }
+    }
+
+    /// Bytes of the data files of `path`, as its storage lists them now. Nothing is read of them.
+    ///
+    /// # Errors
+    /// NOT_FOUND where no mount covers `path`; the storage's.
+    pub async fn listed_bytes(&self, path: &NsPath) -> Result<u64, ServiceError> {
+        let listed = load::listing(&self.tree, path).await?;
+        listed
+            .try_fold(0u64, |sum, file| future::ready(Ok(sum.saturating_add(file.info.size))))
+            .await
     }
 
     /// The dataset at `path` in parts, as its files are listed, from the storage as it is now; its footers read at a pace where

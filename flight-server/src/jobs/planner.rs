@@ -3,11 +3,15 @@
 //! Small files of one owner go together into one task, and a large file is as many tasks as it has splits, or fewer.
 //! A file that cannot be planned fails for itself. A preload's tasks are for the workers that are to hold the data, and a
 //! verification's for all that hold some of it ([`super::holders`]).
+//!
+//! Paths are planned beside each other. Their tasks begin when all are planned and fit, or as soon as it is sure that they will:
+//! what is planned by then, and every byte of the files of the other paths, whichever worker they may be for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::future::{BoxFuture, OptionFuture};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -29,6 +33,8 @@ use crate::request::ScanSpec;
 const TASK_BYTES: u64 = 32 << 20;
 /// Files of one task: many small ones cost one order.
 const TASK_FILES: usize = 64;
+/// Paths that are planned at once; what that asks of storage has the bounds of reading footers and of the mounts.
+const PATHS_AT_ONCE: usize = 16;
 /// Decoded bytes of the runs that tasks are gathered from.
 const RUN_BYTES: u64 = 64 << 20;
 
@@ -83,45 +89,98 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Plans all paths, and gives their tasks: together, or as they are listed where that is asked for. A path that is
-    /// nothing is a failure, unless it is the only one.
+    /// Plans all paths, and gives their tasks: together, or as they are known where that is asked for or all is sure to fit. A
+    /// path that is nothing is a failure, unless it is the only one.
     ///
     /// # Errors
     /// As [`Node::plan`]; RESOURCE_EXHAUSTED for what does not fit.
     pub async fn run(&self, paths: &[String], out: &mpsc::Sender<Batch>) -> Result<(), ServiceError> {
         let (holders, mut room) = (self.holders(paths).await, self.room().await);
-        let mut batches = Vec::new();
-        for path in paths {
-            let planned = match self.spec.partial_listing {
-                true => self.in_parts(path, &holders, &mut room, out).await,
-                false => {
-                    let whole = self.whole(path, &holders, &mut room).await;
-                    whole.map(|batch| batches.push(batch))
-                }
-            };
-            match planned {
-                Err(error) if paths.len() == 1 => return Err(error),
-                // It may have been a folder; what is known is that one thing failed.
-                Err(error) => batches.push(Batch {
-                    files: 1,
-                    failures: vec![failure(path, &error)],
-                    ..Batch::default()
-                }),
-                Ok(()) => {}
+        if self.spec.partial_listing {
+            self.run_in_parts(paths, &holders, &mut room, out).await?;
+        } else if self.kind == Kind::Preload && !self.spec.partial {
+            self.run_if_it_fits(paths, &holders, &mut room, out).await?;
+        } else {
+            // In their order: where there is not room for all, the first ones have it.
+            let task_bytes = room.task_bytes(TASK_BYTES);
+            let plans = paths.iter().map(|path| self.whole(path, &holders, task_bytes));
+            let mut plans = stream::iter(plans.collect::<Vec<_>>()).buffered(PATHS_AT_ONCE);
+            for path in paths {
+                let Some(planned) = plans.next().await else { break };
+                give(out, room.fit(or_failure(planned, path, paths)?)).await;
             }
         }
-        if self.kind == Kind::Preload && !self.spec.partial {
-            let needs = room::needs(self.node, batches.iter().flat_map(|batch| &batch.tasks)).await;
-            room::check(&needs, self.demand())?;
-        }
         let failures = room.refused(paths.first().map_or("/", String::as_str));
-        batches.push(Batch {
+        let left_out = Batch {
             failures,
             ..Batch::default()
+        };
+        give(out, left_out).await;
+        Ok(())
+    }
+
+    async fn run_in_parts(
+        &self,
+        paths: &[String],
+        holders: &Holders,
+        room: &mut Room,
+        out: &mpsc::Sender<Batch>,
+    ) -> Result<(), ServiceError> {
+        for path in paths {
+            if let Err(error) = self.in_parts(path, holders, room, out).await {
+                give(out, or_failure(Err(error), path, paths)?).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn run_if_it_fits(
+        &self,
+        paths: &[String],
+        holders: &Holders,
+        room: &mut Room,
+        out: &mpsc::Sender<Batch>,
+    ) -> Result<(), ServiceError> {
+        let plans = paths.iter().map(|path| {
+            let planned = self.whole(path, holders, TASK_BYTES);
+            async move { (path, planned.await) }
         });
-        for batch in batches {
-            // Whoever listened has gone where this fails.
-            let _ = out.send(batch).await;
+        let mut plans = stream::iter(plans.collect::<Vec<_>>()).buffer_unordered(PATHS_AT_ONCE);
+        let mut to_come: BTreeSet<&String> = paths.iter().collect();
+        let mut held = Vec::new();
+        let mut is_sure = false;
+        let mut listing: OptionFuture<BoxFuture<'_, Option<u64>>> = None.into();
+        loop {
+            tokio::select! {
+                planned = plans.next() => {
+                    let Some((path, planned)) = planned else { break };
+                    to_come.remove(path);
+                    held.push(room.fit(or_failure(planned, path, paths)?));
+                    if held.len() == 1 && !to_come.is_empty() && !self.work.decoded {
+                        let rest: Vec<String> = to_come.iter().map(|&path| path.clone()).collect();
+                        listing = Some(self.listed_bytes(rest).boxed()).into();
+                    }
+                }
+                Some(listed) = &mut listing => {
+                    listing = None.into();
+                    if let Some(rest_bytes) = listed {
+                        let tasks = held.iter().flat_map(|batch| &batch.tasks);
+                        is_sure = room::is_sure_to_fit(self.node, tasks, rest_bytes).await;
+                    }
+                }
+            }
+            if is_sure {
+                for batch in held.drain(..) {
+                    give(out, batch).await;
+                }
+            }
+        }
+        if !is_sure {
+            let needs = room::needs(self.node, held.iter().flat_map(|batch| &batch.tasks)).await;
+            room::check(&needs, self.demand())?;
+        }
+        for batch in held {
+            give(out, batch).await;
         }
         Ok(())
     }
@@ -132,12 +191,19 @@ impl Planner<'_> {
     /// As [`Node::plan`].
     pub async fn all(&self, paths: &[String]) -> Result<Vec<Batch>, ServiceError> {
         let holders = self.holders(paths).await;
-        let mut batches = Vec::with_capacity(paths.len());
+        let plans = paths.iter().map(|path| self.whole(path, &holders, TASK_BYTES));
+        let plans = stream::iter(plans.collect::<Vec<_>>());
+        plans.buffered(PATHS_AT_ONCE).try_collect().await
+    }
+
+    /// Bytes of all files of the paths, as storage lists them; none where it does not list them all.
+    async fn listed_bytes(&self, paths: Vec<String>) -> Option<u64> {
+        let mut bytes = 0u64;
         for path in paths {
-            let dataset = self.dataset(path).await?;
-            batches.push(self.of(path, dataset, &holders, TASK_BYTES).await?);
+            let path = self.node.locate(&path).ok()?;
+            bytes = bytes.saturating_add(self.node.datasets.listed_bytes(&path).await.ok()?);
         }
-        Ok(batches)
+        Some(bytes)
     }
 
     async fn dataset(&self, path: &str) -> Result<Arc<Dataset>, ServiceError> {
@@ -156,10 +222,9 @@ impl Planner<'_> {
         }
     }
 
-    async fn whole(&self, path: &str, holders: &Holders, room: &mut Room) -> Result<Batch, ServiceError> {
+    async fn whole(&self, path: &str, holders: &Holders, task_bytes: u64) -> Result<Batch, ServiceError> {
         let dataset = self.dataset(path).await?;
-        let batch = self.of(path, dataset, holders, room.task_bytes(TASK_BYTES)).await?;
-        Ok(room.fit(batch))
+        self.of(path, dataset, holders, task_bytes).await
     }
 
     async fn in_parts(
@@ -251,6 +316,25 @@ impl Planner<'_> {
             raw: self.work.raw,
             decoded: self.work.decoded,
         }
+    }
+}
+
+/// Whoever listened has gone where this fails.
+async fn give(out: &mpsc::Sender<Batch>, batch: Batch) {
+    let _ = out.send(batch).await;
+}
+
+/// What was planned of one of the paths. What could not be is a failure, unless it is the only path.
+fn or_failure(planned: Result<Batch, ServiceError>, path: &str, paths: &[String]) -> Result<Batch, ServiceError> {
+    match planned {
+        Err(error) if paths.len() == 1 => Err(error),
+        // It may have been a folder; what is known is that one thing failed.
+        Err(error) => Ok(Batch {
+            files: 1,
+            failures: vec![failure(path, &error)],
+            ..Batch::default()
+        }),
+        planned => planned,
     }
 }
 

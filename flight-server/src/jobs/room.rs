@@ -11,7 +11,7 @@ use super::board::NewTask;
 use super::planner::Batch;
 use super::record::{Failure, FailureKind};
 use super::spec::JobSpec;
-use crate::capacity;
+use crate::capacity::{self, Told};
 use crate::error::ServiceError;
 use crate::node::Node;
 
@@ -75,6 +75,19 @@ pub async fn needs<'a, P: 'a>(node: &Node, tasks: impl Iterator<Item = &'a NewTa
         }
     });
     needs.collect()
+}
+
+/// Whether tasks and so many bytes besides fit as pages, whichever workers those bytes are for.
+pub async fn is_sure_to_fit<'a, P: 'a>(
+    node: &Node,
+    tasks: impl Iterator<Item = &'a NewTask<P>>,
+    more_bytes: u64,
+) -> bool {
+    let needs = needs(node, tasks).await;
+    let capacities = capacity::capacities(node).await;
+    let needed = |id: &str| needs.iter().find(|need| need.id == id).map_or(0, |need| need.bytes);
+    let has_room = |(id, told): &(String, Told)| needed(id).saturating_add(more_bytes) <= usable(told.raw_bytes);
+    !capacities.is_empty() && capacities.iter().all(has_room)
 }
 
 /// Whether all of it fits.

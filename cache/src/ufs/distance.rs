@@ -1,0 +1,59 @@
+//! How far a storage is, by how soon it begins to answer reads.
+//!
+//! Why not by the mean: on a busy machine, or of a busy storage, most answers are late. Of one that is near some come soon all the
+//! same; of one that is far none does, but for what a proxy on the way has kept.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// An answer is soon that begins within this. A storage on the same machine or network takes a millisecond or two, the object
+/// stores of clouds 10 ms and more.
+const SOON: Duration = Duration::from_millis(5);
+/// One in so many answers may be soon of a storage that is far. Of one beside a reader that used all of the machine, one in ten
+/// was; of one 30 ms away none.
+const ONE_SOON_IN: u64 = 64;
+
+/// What is known of the way to a storage.
+#[derive(Debug, Default)]
+pub(super) struct Distance {
+    answers: AtomicU64,
+    /// Of these, those that began soon.
+    soon: AtomicU64,
+}
+
+impl Distance {
+    /// Takes in how long a read waited until its answer began.
+    pub(super) fn learn(&self, waited: Duration) {
+        if waited < SOON {
+            self.soon.fetch_add(1, Ordering::Relaxed);
+        }
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether readers wait for the way there, however idle all machines are. Not so before anything was read.
+    pub(super) fn is_far(&self) -> bool {
+        let (answers, soon) = (self.answers.load(Ordering::Relaxed), self.soon.load(Ordering::Relaxed));
+        answers > 0 && soon <= answers / ONE_SOON_IN
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(soon: u64, late: u64) -> Distance {
+        let distance = Distance::default();
+        (0..soon).for_each(|_| distance.learn(SOON - Duration::from_micros(1)));
+        (0..late).for_each(|_| distance.learn(SOON));
+        distance
+    }
+
+    #[test]
+    fn a_storage_is_far_of_which_next_to_no_answer_comes_soon() {
+        assert!(!of(0, 0).is_far(), "nothing was read yet");
+        assert!(of(0, 1).is_far() && of(0, 63).is_far());
+        assert!(!of(1, 0).is_far() && !of(1, 62).is_far(), "some of few came soon");
+        assert!(of(1, 63).is_far() && of(10, 1_000).is_far(), "few of many came soon");
+        assert!(!of(20, 1_000).is_far());
+    }
+}
