@@ -6,11 +6,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// An answer is soon that begins within this. A storage on the same machine or network takes a millisecond or two, the object
-/// stores of clouds 10 ms and more.
-const SOON: Duration = Duration::from_millis(5);
-/// One in so many answers may be soon of a storage that is far. Of one beside a reader that used all of the machine, one in ten
-/// was; of one 30 ms away none.
+/// An answer is soon that begins within this. A storage on the same machine or network takes a millisecond or two where nothing
+/// else goes on, and the object stores of clouds mostly longer than this.
+const SOON: Duration = Duration::from_millis(10);
+/// One in so many answers may be soon of a storage that is far. Of one beside a reader that used all of the machine, one in five
+/// was, and one in fifteen within 5 ms; of one 30 ms away none.
 const ONE_SOON_IN: u64 = 64;
 
 /// What is known of the way to a storage.
