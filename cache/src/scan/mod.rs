@@ -7,7 +7,7 @@
 //!   sieve     which row groups and strides are not worth reading
 //!   paged     which pages of a row group are not, by the file's page index
 //!   loads     columns worth keeping: decoded whole, once for all who wait, into the chunk tier
-//!   later     columns that a reader who takes stored bytes will read again: decoded behind all else, into the chunk tier
+//!   later     columns that a reader who takes stored bytes will read again: decoded meanwhile, into the chunk tier
 //!   stream    drains the units in order, cuts at the limit
 //!   pause     lets go of all that while nobody reads, and begins again where it was
 //!   warmth    how much of an answer is decoded, for readers that take stored bytes as well

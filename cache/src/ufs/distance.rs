@@ -12,6 +12,10 @@ const SOON: Duration = Duration::from_millis(10);
 /// One in so many answers may be soon of a storage that is far. Of one beside a reader that used all of the machine, one in five
 /// was, and one in fifteen within 5 ms; of one 30 ms away none.
 const ONE_SOON_IN: u64 = 64;
+/// Before so many answers nothing is said: the first ones wait for connections, credentials, and for each other.
+const FEWEST_ANSWERS: u64 = 8;
+/// When there are so many, all count half, so that what was long ago is forgotten.
+const MOST_ANSWERS: u64 = 1 << 12;
 
 /// What is known of the way to a storage.
 #[derive(Debug, Default)]
@@ -27,13 +31,18 @@ impl Distance {
         if waited < SOON {
             self.soon.fetch_add(1, Ordering::Relaxed);
         }
-        self.answers.fetch_add(1, Ordering::Relaxed);
+        // Two that count at once may halve twice, or count one less: it is a share of thousands.
+        if self.answers.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_ANSWERS {
+            for count in [&self.answers, &self.soon] {
+                count.store(count.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
+            }
+        }
     }
 
-    /// Whether readers wait for the way there, however idle all machines are. Not so before anything was read.
+    /// Whether readers wait for the way there, however idle all machines are. Not so before some were answered.
     pub(super) fn is_far(&self) -> bool {
         let (answers, soon) = (self.answers.load(Ordering::Relaxed), self.soon.load(Ordering::Relaxed));
-        answers > 0 && soon <= answers / ONE_SOON_IN
+        answers >= FEWEST_ANSWERS && soon <= answers / ONE_SOON_IN
     }
 }
 
@@ -50,10 +59,23 @@ mod tests {
 
     #[test]
     fn a_storage_is_far_of_which_next_to_no_answer_comes_soon() {
-        assert!(!of(0, 0).is_far(), "nothing was read yet");
-        assert!(of(0, 1).is_far() && of(0, 63).is_far());
+        assert!(
+            !of(0, 0).is_far() && !of(0, FEWEST_ANSWERS - 1).is_far(),
+            "too early to say"
+        );
+        assert!(of(0, FEWEST_ANSWERS).is_far() && of(0, 63).is_far());
         assert!(!of(1, 0).is_far() && !of(1, 62).is_far(), "some of few came soon");
         assert!(of(1, 63).is_far() && of(10, 1_000).is_far(), "few of many came soon");
         assert!(!of(20, 1_000).is_far());
+    }
+
+    #[test]
+    fn what_was_long_ago_is_forgotten() {
+        let moved = of(0, 1_000_000);
+        assert!(moved.is_far());
+        (0..MOST_ANSWERS).for_each(|_| moved.learn(Duration::ZERO));
+        assert!(!moved.is_far());
+        (0..7 * MOST_ANSWERS).for_each(|_| moved.learn(SOON));
+        assert!(moved.is_far());
     }
 }

@@ -208,7 +208,7 @@ impl Ufs {
         }
     }
 
-    /// Whether the storage is so far that readers wait for the way there, however idle all machines are; not so where nothing was
+    /// Whether the storage is so far that readers wait for the way there, however idle all machines are; not so where little was
     /// read of it yet, and never of local folders.
     pub(crate) fn is_far(&self) -> bool {
         self.0.distance.is_far()

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::stream::BoxStream;
-use futures::{TryStreamExt, future};
 use jetbridge_cache::Cache;
 use jetbridge_cache::page::Errand;
 use jetbridge_catalog::mount::Freshness;
@@ -210,12 +209,10 @@ impl Datasets {
     /// Bytes of the data files of `path`, as its storage lists them now. Nothing is read of them.
     ///
     /// # Errors
-    /// NOT_FOUND where no mount covers `path`; the storage's.
+    /// NOT_FOUND where there are none; the storage's.
     pub async fn listed_bytes(&self, path: &NsPath) -> Result<u64, ServiceError> {
-        let listed = load::listing(&self.tree, path).await?;
-        listed
-            .try_fold(0u64, |sum, file| future::ready(Ok(sum.saturating_add(file.info.size))))
-            .await
+        let Files { files, .. } = load::list(&self.tree, path).await?;
+        Ok(files.iter().map(|(file, _)| file.info.size).sum())
     }
 
     /// The dataset at `path` in parts, as its files are listed, from the storage as it is now; its footers read at a pace where

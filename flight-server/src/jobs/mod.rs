@@ -13,7 +13,7 @@
 //! | `jobs/submit.rs` | submitting, listing, cancelling, watching: from any node |
 //! | `jobs/office.rs` | who schedules |
 //! | `jobs/scheduler.rs` | the scheduler: rounds, checkpoints, ends |
-//! | `jobs/planner.rs`, `jobs/room.rs` | paths to tasks; whether they fit |
+//! | `jobs/paths.rs`, `jobs/planner.rs`, `jobs/room.rs` | which path is planned when; datasets to tasks; whether they fit |
 //! | `jobs/pace.rs`, `jobs/holders.rs` | how fast plans ask storage; who holds what, for verifications |
 //! | `jobs/board.rs` | who does what next, without clock or sockets |
 //! | `jobs/task.rs` | what scheduler and workers tell each other |
@@ -32,6 +32,7 @@ pub mod board;
 pub mod holders;
 pub mod office;
 pub mod pace;
+mod paths;
 pub mod planner;
 pub mod record;
 pub mod room;

@@ -3,15 +3,11 @@
 //! Small files of one owner go together into one task, and a large file is as many tasks as it has splits, or fewer.
 //! A file that cannot be planned fails for itself. A preload's tasks are for the workers that are to hold the data, and a
 //! verification's for all that hold some of it ([`super::holders`]).
-//!
-//! Paths are planned beside each other. Their tasks begin when all are planned and fit, or as soon as it is sure that they will:
-//! what is planned by then, and every byte of the files of the other paths, whichever worker they may be for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, OptionFuture};
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::StreamExt;
 use tokio::sync::mpsc;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -19,7 +15,7 @@ use super::board::NewTask;
 use super::holders::Holders;
 use super::pace::Pace;
 use super::record::{Failure, FailureKind};
-use super::room::{self, Demand, Room};
+use super::room::{Demand, Room};
 use super::spec::{JobSpec, Kind};
 use super::task::Work;
 use crate::cluster::Role;
@@ -30,11 +26,9 @@ use crate::plan::{self, MAX_RUN_FILES, Plan, Run};
 use crate::request::ScanSpec;
 
 /// Stored bytes of one task, about; a single row group may be larger.
-const TASK_BYTES: u64 = 32 << 20;
+pub(super) const TASK_BYTES: u64 = 32 << 20;
 /// Files of one task: many small ones cost one order.
 const TASK_FILES: usize = 64;
-/// Paths that are planned at once; what that asks of storage has the bounds of reading footers and of the mounts.
-const PATHS_AT_ONCE: usize = 16;
 /// Decoded bytes of the runs that tasks are gathered from.
 const RUN_BYTES: u64 = 64 << 20;
 
@@ -89,124 +83,11 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// Plans all paths, and gives their tasks: together, or as they are known where that is asked for or all is sure to fit. A
-    /// path that is nothing is a failure, unless it is the only one.
-    ///
-    /// # Errors
-    /// As [`Node::plan`]; RESOURCE_EXHAUSTED for what does not fit.
-    pub async fn run(&self, paths: &[String], out: &mpsc::Sender<Batch>) -> Result<(), ServiceError> {
-        let (holders, mut room) = (self.holders(paths).await, self.room().await);
-        if self.spec.partial_listing {
-            self.run_in_parts(paths, &holders, &mut room, out).await?;
-        } else if self.kind == Kind::Preload && !self.spec.partial {
-            self.run_if_it_fits(paths, &holders, &mut room, out).await?;
-        } else {
-            // In their order: where there is not room for all, the first ones have it.
-            let task_bytes = room.task_bytes(TASK_BYTES);
-            let plans = paths.iter().map(|path| self.whole(path, &holders, task_bytes));
-            let mut plans = stream::iter(plans.collect::<Vec<_>>()).buffered(PATHS_AT_ONCE);
-            for path in paths {
-                let Some(planned) = plans.next().await else { break };
-                give(out, room.fit(or_failure(planned, path, paths)?)).await;
-            }
-        }
-        let failures = room.refused(paths.first().map_or("/", String::as_str));
-        let left_out = Batch {
-            failures,
-            ..Batch::default()
-        };
-        give(out, left_out).await;
-        Ok(())
-    }
-
-    async fn run_in_parts(
-        &self,
-        paths: &[String],
-        holders: &Holders,
-        room: &mut Room,
-        out: &mpsc::Sender<Batch>,
-    ) -> Result<(), ServiceError> {
-        for path in paths {
-            if let Err(error) = self.in_parts(path, holders, room, out).await {
-                give(out, or_failure(Err(error), path, paths)?).await;
-            }
-        }
-        Ok(())
-    }
-
-    async fn run_if_it_fits(
-        &self,
-        paths: &[String],
-        holders: &Holders,
-        room: &mut Room,
-        out: &mpsc::Sender<Batch>,
-    ) -> Result<(), ServiceError> {
-        let plans = paths.iter().map(|path| {
-            let planned = self.whole(path, holders, TASK_BYTES);
-            async move { (path, planned.await) }
-        });
-        let mut plans = stream::iter(plans.collect::<Vec<_>>()).buffer_unordered(PATHS_AT_ONCE);
-        let mut to_come: BTreeSet<&String> = paths.iter().collect();
-        let mut held = Vec::new();
-        let mut is_sure = false;
-        let mut listing: OptionFuture<BoxFuture<'_, Option<u64>>> = None.into();
-        loop {
-            tokio::select! {
-                planned = plans.next() => {
-                    let Some((path, planned)) = planned else { break };
-                    to_come.remove(path);
-                    held.push(room.fit(or_failure(planned, path, paths)?));
-                    if held.len() == 1 && !to_come.is_empty() && !self.work.decoded {
-                        let rest: Vec<String> = to_come.iter().map(|&path| path.clone()).collect();
-                        listing = Some(self.listed_bytes(rest).boxed()).into();
-                    }
-                }
-                Some(listed) = &mut listing => {
-                    listing = None.into();
-                    if let Some(rest_bytes) = listed {
-                        let tasks = held.iter().flat_map(|batch| &batch.tasks);
-                        is_sure = room::is_sure_to_fit(self.node, tasks, rest_bytes).await;
-                    }
-                }
-            }
-            if is_sure {
-                for batch in held.drain(..) {
-                    give(out, batch).await;
-                }
-            }
-        }
-        if !is_sure {
-            let needs = room::needs(self.node, held.iter().flat_map(|batch| &batch.tasks)).await;
-            room::check(&needs, self.demand())?;
-        }
-        for batch in held {
-            give(out, batch).await;
-        }
-        Ok(())
-    }
-
-    /// All tasks of all paths at once, and what they leave out.
+    /// The dataset of a path, its footers read at the job's pace.
     ///
     /// # Errors
     /// As [`Node::plan`].
-    pub async fn all(&self, paths: &[String]) -> Result<Vec<Batch>, ServiceError> {
-        let holders = self.holders(paths).await;
-        let plans = paths.iter().map(|path| self.whole(path, &holders, TASK_BYTES));
-        let plans = stream::iter(plans.collect::<Vec<_>>());
-        plans.buffered(PATHS_AT_ONCE).try_collect().await
-    }
-
-    /// Bytes of all files of the paths, as storage lists them; none where it does not list them all.
-    async fn listed_bytes(&self, paths: Vec<String>) -> Option<u64> {
-        let mut bytes = 0u64;
-        for path in paths {
-            let path = self.node.locate(&path).ok()?;
-            bytes = bytes.saturating_add(self.node.datasets.listed_bytes(&path).await.ok()?);
-        }
-        Some(bytes)
-    }
-
-    async fn dataset(&self, path: &str) -> Result<Arc<Dataset>, ServiceError> {
+    pub(super) async fn dataset(&self, path: &str) -> Result<Arc<Dataset>, ServiceError> {
         let path = self.node.locate(path)?;
         match self.pace.errand() {
             Some(pace) => self.node.datasets.get_at_pace(&path, pace).await,
@@ -215,19 +96,18 @@ impl Planner<'_> {
     }
 
     /// Who may hold something of the paths.
-    async fn holders(&self, paths: &[String]) -> Holders {
+    pub(super) async fn holders(&self, paths: &[String]) -> Holders {
         match self.kind {
             Kind::Verify => Holders::of(self.node, paths).await,
             Kind::Preload => Holders::default(),
         }
     }
 
-    async fn whole(&self, path: &str, holders: &Holders, task_bytes: u64) -> Result<Batch, ServiceError> {
-        let dataset = self.dataset(path).await?;
-        self.of(path, dataset, holders, task_bytes).await
-    }
-
-    async fn in_parts(
+    /// Plans a dataset as its files are listed, and gives their tasks.
+    ///
+    /// # Errors
+    /// As [`Node::plan`].
+    pub(super) async fn in_parts(
         &self,
         path: &str,
         holders: &Holders,
@@ -253,7 +133,10 @@ impl Planner<'_> {
     }
 
     /// The tasks of a dataset, of about so many stored bytes.
-    async fn of(
+    ///
+    /// # Errors
+    /// As [`Node::plan`].
+    pub(super) async fn of(
         &self,
         path: &str,
         dataset: Arc<Dataset>,
@@ -301,7 +184,7 @@ impl Planner<'_> {
     }
 
     /// What the workers have room for, where no more than that is to be loaded.
-    async fn room(&self) -> Room {
+    pub(super) async fn room(&self) -> Room {
         let room = match self.kind == Kind::Preload && self.spec.partial {
             true => Room::of(self.node, self.demand()).await,
             false => Room::unbounded(),
@@ -316,25 +199,6 @@ impl Planner<'_> {
             raw: self.work.raw,
             decoded: self.work.decoded,
         }
-    }
-}
-
-/// Whoever listened has gone where this fails.
-async fn give(out: &mpsc::Sender<Batch>, batch: Batch) {
-    let _ = out.send(batch).await;
-}
-
-/// What was planned of one of the paths. What could not be is a failure, unless it is the only path.
-fn or_failure(planned: Result<Batch, ServiceError>, path: &str, paths: &[String]) -> Result<Batch, ServiceError> {
-    match planned {
-        Err(error) if paths.len() == 1 => Err(error),
-        // It may have been a folder; what is known is that one thing failed.
-        Err(error) => Ok(Batch {
-            files: 1,
-            failures: vec![failure(path, &error)],
-            ..Batch::default()
-        }),
-        planned => planned,
     }
 }
 

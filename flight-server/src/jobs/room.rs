@@ -77,17 +77,26 @@ pub async fn needs<'a, P: 'a>(node: &Node, tasks: impl Iterator<Item = &'a NewTa
     needs.collect()
 }
 
-/// Whether tasks and so many bytes besides fit as pages, whichever workers those bytes are for.
-pub async fn is_sure_to_fit<'a, P: 'a>(
-    node: &Node,
+/// Whether tasks and so many bytes besides fit as pages, whichever of these workers those bytes are for.
+pub fn is_sure_to_fit<'a, P: 'a>(
     tasks: impl Iterator<Item = &'a NewTask<P>>,
     more_bytes: u64,
+    capacities: &[(String, Told)],
 ) -> bool {
-    let needs = needs(node, tasks).await;
-    let capacities = capacity::capacities(node).await;
-    let needed = |id: &str| needs.iter().find(|need| need.id == id).map_or(0, |need| need.bytes);
-    let has_room = |(id, told): &(String, Told)| needed(id).saturating_add(more_bytes) <= usable(told.raw_bytes);
-    !capacities.is_empty() && capacities.iter().all(has_room)
+    let mut needed: BTreeMap<&str, u64> = BTreeMap::new();
+    for task in tasks {
+        for worker in &task.workers {
+            *needed.entry(worker).or_default() += task.bytes;
+        }
+    }
+    for (id, told) in capacities {
+        let needed = needed.remove(id.as_str()).unwrap_or(0);
+        if needed.saturating_add(more_bytes) > usable(told.raw_bytes) {
+            return false;
+        }
+    }
+    // What is for a worker whose capacity is not known may not fit.
+    needed.is_empty()
 }
 
 /// Whether all of it fits.
@@ -308,6 +317,32 @@ mod tests {
             mount: "/m".to_owned(),
             payload: (),
         }
+    }
+
+    #[test]
+    fn what_is_sure_to_fit_fits_whoever_it_is_for() {
+        let told = |id: &str, raw_bytes| {
+            let decoded_bytes = 0;
+            (
+                id.to_owned(),
+                Told {
+                    raw_bytes,
+                    decoded_bytes,
+                },
+            )
+        };
+        let tasks = [task(&["a"], 1), task(&["a", "b"], 1)];
+        let is_sure = |more_bytes, capacities: &[_]| is_sure_to_fit(tasks.iter(), more_bytes, capacities);
+        // Of 400 bytes, 380 are taken to be of use.
+        let both = [told("a", 400), told("b", 400)];
+        assert!(is_sure(0, &both) && is_sure(180, &both));
+        assert!(
+            !is_sure(181, &both),
+            "the one that has most to hold may get all the rest"
+        );
+        assert!(!is_sure(180, &[told("a", 400), told("b", 200)]));
+        assert!(!is_sure(0, &both[..1]), "what b can hold is not known");
+        assert!(!is_sure(u64::MAX, &both));
     }
 
     fn failures(copies: Option<u32>) -> Vec<Failure> {
