@@ -231,6 +231,7 @@ mod tests {
     use arrow::array::{ArrayRef, Int64Array, StringArray};
     use arrow::datatypes::{DataType, Field, Schema};
     use futures::TryStreamExt;
+    use futures::future::join_all;
     use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
 
@@ -338,18 +339,18 @@ mod tests {
         let bytes = std::fs::read(folder.path().join("a.parquet")).unwrap();
         store.put(&"a.parquet".into(), bytes.into()).await.unwrap();
         let file = open(&store.mounted(), "a.parquet").await;
-        // Eight answers, each a little late.
+        // So many answers that it tells how far it is, each a little late.
         store.hold();
         let cache = cache();
         let first_bytes = async {
-            store.wait_for_reads(8).await;
+            store.wait_for_reads(9).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
             store.release();
         };
         let reads = (0..8).map(|at| file.ufs.get_range(&file.path, &file.key, at..at + 1));
-        let (read, ()) = tokio::join!(futures::future::join_all(reads), first_bytes);
+        let (footer, read, ()) = tokio::join!(cache.footer(&file), join_all(reads), first_bytes);
         assert!(read.iter().all(Result::is_ok));
-        let footer = cache.footer(&file).await.unwrap();
+        let footer = footer.unwrap();
         let far = split(&file, &footer);
         assert_eq!((threads(&near), threads(&far)), (Threads::Behind, Threads::Decoding));
         for (split, least) in [(near, PATIENCE), (far, Duration::ZERO)] {
