@@ -5,9 +5,10 @@
 //! others leave of the processors. Its next read finds as many as there was time for. A scan that comes while one is being
 //! decoded does not wait for it, and decodes that one for itself: it may take long.
 //!
-//! From a storage that is far, a first read takes as long as its bytes are on the way, and a second one as long as there is work. So
-//! the work is done at once there, several columns at a time, and is as urgent as any, though each row group in its turn: on two cores that served all, storage and reader too, the first epoch
-//! took 1.6 s in place of 1.2 (pyarrow 3.4), and the second 0.55 in place of 0.85.
+//! From a storage that is far, a first read takes as long as its bytes are on the way, and a second one as long as there is work.
+//! So the work is done at once there, several columns at a time, and is as urgent as any, though each row group in its turn: on
+//! two cores that served all, storage and reader too, the first epoch took 1.6 s in place of 1.2 (pyarrow 3.4), and the second
+//! 0.55 in place of 0.85.
 //!
 //! Nothing is fetched for it, and no scan gives way: a column whose pages are not at hand is left out, and so is what the policy
 //! would not keep. What waits is named, not held, and once however many take it; beyond a bound, more is left out.
