@@ -9,7 +9,7 @@
 //! Whoever looks a dataset up keeps others waiting who want the same. So nothing that holds such a look-up waits here for anything
 //! else: what is found is put aside, and handed on by another future.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, OptionFuture};
@@ -95,7 +95,7 @@ impl Planner<'_> {
     ) -> Result<(), ServiceError> {
         let mut plans = self.plans(paths, holders).buffer_unordered(PATHS_AT_ONCE);
         let mut held: BTreeMap<usize, Batch> = BTreeMap::new();
-        let mut planned = vec![false; paths.len()];
+        let mut to_come: BTreeSet<usize> = (0..paths.len()).collect();
         // Footers alone take no room.
         let mut is_sure = !self.work.raw && !self.work.decoded;
         let may_be_sure = !self.work.decoded;
@@ -104,12 +104,12 @@ impl Planner<'_> {
             tokio::select! {
                 next = plans.next() => {
                     let Some((at, batch)) = next else { break };
-                    planned[at] = true;
+                    to_come.remove(&at);
                     held.insert(at, room.fit(or_failure(batch, &paths[at], paths)?));
-                    let is_first = planned.iter().filter(|is_planned| **is_planned).count() == 1;
-                    if is_first && may_be_sure && !is_sure && paths.len() > 1 {
-                        let others = paths.iter().zip(&planned).filter(|(_, is_planned)| !**is_planned);
-                        outlook = Some(self.outlook(others.map(|(path, _)| path.clone()).collect()).boxed()).into();
+                    let is_first = to_come.len() + 1 == paths.len();
+                    if is_first && may_be_sure && !is_sure && !to_come.is_empty() {
+                        let others = to_come.iter().map(|at| paths[*at].clone()).collect();
+                        outlook = Some(self.outlook(others).boxed()).into();
                     }
                 }
                 Some(seen) = &mut outlook => {
